@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument(
         '--segments',
         metavar='CODES',
-        help='JSON file with codes of the classes: write DICOM segmentation objects, too',
+        help='also write DICOM segmentation objects, with the codes of the classes in a JSON file',
     )
     parser.add_argument('--force', action='store_true', help='predict finished images again')
     add_slicing(parser)

@@ -71,14 +71,14 @@ def main() -> None:
         help='seeds: a CSV of all runs and both checkpoints; folds: the same for each fold of a '
         'cross-validation (default: %(default)s)',
     )
-    add(
-        claims, "print which of the paper's claims hold in a suite", checkpoints, files
-    ).add_argument(
+    add(claims, 'test the claims of the paper and of a suite', checkpoints, files).add_argument(
         '--format', choices=('text', 'markdown'), default='text', help='default: %(default)s'
     )
     add(report, 'write an HTML report of one or more suites', files, nargs='+')
     command = add(
-        power, 'print which difference a suite can detect, before or after it was run', checkpoints
+        power,
+        'print the differences that a suite can detect, before or after it is run',
+        checkpoints,
     )
     numbers = dict(type=int, nargs='+', metavar='N')
     command.add_argument('--seeds', **numbers, help="numbers of seeds (default: the suite's)")

@@ -48,8 +48,8 @@ def main() -> None:
         '--fold',
         type=int,
         metavar='K',
-        help='fold of a cross-validation, from 0, of data that were converted with --folds; the '
-        'default work dir is then below that of the config',
+        help='fold of a cross-validation, from 0, for data converted with --folds; the default '
+        'work dir becomes <work_dir>/fold_K',
     )
     parser.add_argument(
         '--deterministic',

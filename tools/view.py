@@ -1,4 +1,4 @@
-"""Look at predictions in a local web page: python tools/view.py RUN [IN ...]"""
+"""View predictions in a local web page: python tools/view.py RUN [IN ...]"""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from mmkdml.apis.cli.common import add_cfg_options, add_slicing, add_use_config
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Open a page, only on this machine, with the predictions of every member.'
+        description='Serve a page with the predictions of every member, for this machine only.'
     )
     parser.add_argument(
         'run',
@@ -24,10 +24,10 @@ def main() -> None:
         'test split of the run, with its truth)',
     )
     parser.add_argument(
-        '--truth', type=Path, metavar='DIR', help='folder of true masks, named as the images'
+        '--truth', type=Path, metavar='DIR', help='folder of true masks, named like the images'
     )
     parser.add_argument(
-        '--port', type=int, default=7860, help='0 for any free one (default: %(default)s)'
+        '--port', type=int, default=7860, help='0 selects a free port (default: %(default)s)'
     )
     parser.add_argument('--no-browser', action='store_true', help='only print the address')
     parser.add_argument('--device', help='e.g. cpu or cuda:1 (default: a GPU if there is one)')

@@ -1,4 +1,4 @@
-"""Choice of a fold of a cross-validation in a config."""
+"""Select a fold of a cross-validation in a config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmkdml.names import FOLDS, SPLITS, fold_folder
 def set_fold(config: Config, fold: int, without: int | None = None) -> None:
     """Make all data sets of a config read the split files of a fold.
 
-    ``splits/train.csv`` becomes ``splits/fold_2/train.csv``, and so does the file of another fold.
+    ``splits/train.csv`` becomes ``splits/fold_2/train.csv``, as does that of any other fold.
 
     Args:
         config: Config with data sets that read split files; modified.
@@ -30,18 +30,17 @@ def set_fold(config: Config, fold: int, without: int | None = None) -> None:
     datasets = _split_datasets(config)
     if not datasets:
         raise ValueError(
-            f'Invalid fold {fold}: expected data sets that read split files, got none in the config'
+            f'Invalid fold {fold}: expected data sets that read split files, got none. Set ann_file'
         )
     for key, dataset in datasets:
         path = Path(dataset['ann_file'])
         folder = manifest_folder(path.parent)
         folds = read_manifest(folder).get(FOLDS)
         if folder.is_dir() and (type(folds) is not int or not 0 <= fold < folds):
+            found = f'0 to {folds - 1}, got {fold}' if folds else 'folds, got a single split'
             raise ValueError(
-                f'Invalid fold {fold} of {folder}: '
-                + (f'expected 0 to {folds - 1}' if folds else 'it has no folds. Write them with '
-                   'the option --folds of the converter')
-            )  # fmt: skip
+                f'Invalid fold of {folder}: expected {found}. Convert the data with --folds'
+            )
         dataset['ann_file'] = str(folder / fold_folder(fold) / path.name)
         if without is not None and not key.startswith(SPLITS[-1]):
             dataset['without'] = str(folder / fold_folder(without) / SPLIT_FILES[-1])
@@ -58,7 +57,7 @@ def left_out_options(config: Config) -> dict[str, str]:
 
 
 def fold_test_files(config: Config) -> list[Path]:
-    """Return the test split files of all folds of a config's data, or of its only division."""
+    """Return the test split files of all folds of a config's data, or of its single split."""
     folder = manifest_folder(Path(_split_datasets(config)[0][1]['ann_file']).parent)
     folds = read_manifest(folder).get(FOLDS)
     folders = [folder / fold_folder(fold) for fold in range(folds)] if folds else [folder]

@@ -122,7 +122,7 @@ class SplitFileMixin(ABC):
             if not rows:
                 raise ValueError(
                     f'Invalid without: expected images in {self.ann_file} that are not in '
-                    f'{self.without}, got none. Use more images for it (--ratios), or fewer folds'
+                    f'{self.without}, got none. Use a larger share of it (--ratios), or fewer folds'
                 )
         if not osp.isfile(first := osp.join(root, volume_file(rows[0].path))):
             raise FileNotFoundError(

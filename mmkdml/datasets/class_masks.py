@@ -1,4 +1,4 @@
-"""Masks of several classes, whose values or colors a table assigns to the classes."""
+"""Masks of several classes, with a table of their values or colors."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def data_set_classes(
         The metainfo with classes, colors and table, and the table; None for binary masks.
 
     Raises:
-        ValueError: If the classes differ from those of the manifest, there are not as many as
-            values, or binary masks have not two.
+        ValueError: If the classes differ from those of the manifest, their number differs from that
+            of the values, or binary masks do not have two.
     """
     names, known = metainfo.get('classes'), manifest.get('classes') or ()
     names = tuple(list_from_file(names) if isinstance(names, str) else names or ()) or None

@@ -30,7 +30,7 @@ CASE_COLUMNS = (
 _IOUS = np.linspace(0.5, 0.95, BOX_IOUS).tolist()  # rounded as in pycocotools
 _BITS = 1 << np.arange(BOX_IOUS)[:, None]
 _MAX_BOXES = 100  # per image and class, as in COCO
-_MAX_SCORES = 100  # classes; the tables of more would be large
+_MAX_SCORES = 100  # classes, to limit the size of tables
 
 
 @METRICS.register_module()

@@ -41,8 +41,8 @@ class RunSpec:
         teacher: Name of the run that trains the frozen teacher; the best checkpoint of the same
             seed is loaded. None if the run has no teacher in the suite.
         amp: Train in mixed precision.
-        fold: Fold of a cross-validation; None for the single division of the config.
-        without: Fold whose test images are left out, too, for a teacher of other folds.
+        fold: Fold of a cross-validation; None without folds.
+        without: Second fold whose test images are left out, for out-of-fold teachers.
         fold_teachers: Runs of the teachers by fold of the images that they teach, instead of one
             ``teacher``; None for the fold of this run. Empty if there is one teacher, or none.
     """

@@ -131,7 +131,7 @@ def _over_folds(network: nn.Module, folds: Sequence[BaseDataElement]) -> BaseDat
         name: _average(task, member, [sample.members.get(name) for sample in folds])
         for name, member in members.items()
     }
-    # The scores of ensembles are no logits.
+    # The scores of ensembles are not logits.
     student = members[network.student_names[0]]
     if 'seg_logits' in folds[0]:
         mean = torch.stack([sample.seg_logits.data for sample in folds]).mean(dim=0)

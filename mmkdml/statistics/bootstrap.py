@@ -164,7 +164,7 @@ class _Estimator:
         return self._mean(found, tests[0])
 
     def _difference(self, found: Estimate, comparison: Comparison, runs: int) -> Estimate:
-        """Add interval and p-value of a difference, and why it is not tested, if so."""
+        """Add interval and p-value of a difference, or the reason why it is not tested."""
         p = float(comparison.p)
         reason = found.not_repeated
         if not reason and len(found.seeds) == 2 and runs < FEWEST_RUNS:

@@ -27,7 +27,7 @@ from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
 Entry = tuple[str, str]
 """Name of a run and one of its members."""
 
-#: Largest number of jackknife replicates of a measure that is no function of sums over groups.
+#: Largest number of jackknife replicates of a measure that is not a function of sums over groups.
 MOST_REPLICATES = 500
 
 Variants = dict[str, dict[tuple[str, str], str]]
@@ -69,7 +69,7 @@ class CaseCounts:
     def leave_one_out(self) -> np.ndarray | Sums:
         """Return the argument of :meth:`~.measures.Measure.value` without each group, (B, ...).
 
-        B is the number of groups G. If the counts are no sums over groups, at most
+        B is the number of groups G. If the counts are not sums over groups, at most
         :data:`MOST_REPLICATES` sets of groups are left out instead, because each one costs as much
         as a resample.
         """

@@ -1,7 +1,7 @@
 """Tests and intervals of means and differences, from their variation over seeds and over cases.
 
 Let V[m, s] be the measure of run m with seed s on all G groups of test cases. A difference of two
-runs over S seeds has two sources of error. The seeds contribute A / S, where A is the larger one of
+runs over S seeds has two sources of error. The seeds contribute A / S, where A is the larger of
 the variance of the difference over its own seeds and of the variance pooled over all runs of the
 suite, twice the mean square of the run x seed residuals of V. With three seeds, the former alone
 has two degrees of freedom, and a pair whose seeds happen to agree would seem certain. The cases
@@ -9,7 +9,7 @@ contribute the covariance of the differences of two seeds, which a jackknife ove
 as in the analysis of variance of Obuchowski and Rockette (Communications in Statistics 24, 1995),
 where readers take the place of seeds. The sum has Satterthwaite's degrees of freedom.
 
-With fewer than :data:`FEWEST_RUNS` runs to pool, a test is the more cautious one of two without
+With fewer than :data:`FEWEST_RUNS` runs to pool, a test is the more conservative of two without
 pooling: of Obuchowski and Rockette, and the paired t-test over seeds.
 
 All functions are vectorized: leading dimensions, such as simulated data sets, are allowed.
@@ -86,7 +86,7 @@ class Tested:
 
     Attributes:
         value: Mean over seeds, (...).
-        variances: One variance, or several of which the most cautious one counts.
+        variances: One variance, or several of which the most conservative one counts.
     """
 
     value: np.ndarray

@@ -38,11 +38,11 @@ class Estimate:
         seeds: The shared seeds.
         groups: Number of groups of test cases (patients, lesions).
         cases: Number of test cases (images).
-        resampled: ``'seeds'``, ``'groups'`` or both: what the interval contains the variation of.
+        resampled: Variation in the interval: ``'seeds'``, ``'groups'`` or both.
         undefined_reason: Reason why the interval, and possibly the value, is NaN; empty otherwise.
         undecided_reason: Reason why a difference is not tested; empty otherwise.
         df: Degrees of freedom.
-        seed_variance: Variance of one seed, in points squared; the larger one of its own and the
+        seed_variance: Variance of one seed, in points squared; the larger of its own and the
             pooled variance. NaN if there is one seed.
         case_variance: Part of the cases in the variance of the mean; NaN if there is one group.
         runs: Number of runs over which the seed variance was pooled; 0 if it was not pooled.
@@ -79,7 +79,7 @@ class Estimate:
 
     @property
     def not_repeated(self) -> str:
-        """What there is only one of, so that no difference can be decided, e.g. ``'1 seed'``."""
+        """Reason why a difference cannot be tested: a single seed or group, e.g. ``'1 seed'``."""
         numbers = {'seed': len(self.seeds), 'group': self.groups}
         return ' and '.join(f'1 {name}' for name, number in numbers.items() if number == 1)
 

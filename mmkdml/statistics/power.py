@@ -1,4 +1,4 @@
-"""Power of the tests of differences: which difference a planned suite can detect."""
+"""Power of the tests of differences that a planned suite can detect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NODES = 200  # quantiles over which power is averaged
 
 @dataclass(frozen=True)
 class Variances:
-    """Standard deviations of which a difference of two runs consists.
+    """Standard deviations of the two parts of a difference between runs.
 
     Attributes:
         seed_sd: Standard deviation of one run over seeds, in points.
@@ -63,9 +63,9 @@ def power(difference: float, plan: Plan, variances: Variances, alpha: float = 0.
     """Compute the probability that a claim about a true difference holds.
 
     It is that of a noncentral t distribution, averaged over the floor of the seed variance, for the
-    first step of Holm's correction, alpha / claims. Suites of less than
-    :data:`~.differences.FEWEST_RUNS` runs have the power of the weaker one of their two tests,
-    which is an upper limit.
+    first step of Holm's correction, alpha / claims. Suites of fewer than
+    :data:`~.differences.FEWEST_RUNS` runs have at most the power of the weaker of their two tests,
+    which is returned.
 
     Args:
         difference: True difference in points, positive.
@@ -74,8 +74,8 @@ def power(difference: float, plan: Plan, variances: Variances, alpha: float = 0.
         alpha: Level of the family, in (0, 1).
 
     Returns:
-        Probability; 0 if the suite decides nothing, with one seed or group, or with two seeds of
-        few runs.
+        Probability; 0 if the suite tests nothing: with one seed or group, or with two seeds of few
+        runs.
 
     Raises:
         ValueError: If a size is below 1 or no variance is positive.
@@ -117,7 +117,7 @@ def detectable(plan: Plan, variances: Variances, wanted: float = 0.8, alpha: flo
         alpha: Level of the family.
 
     Returns:
-        Difference in points; infinite if the suite decides nothing.
+        Difference in points; infinite if the suite tests nothing.
 
     Raises:
         ValueError: If ``wanted`` is out of range; see :func:`power`.

@@ -104,7 +104,7 @@ class SuiteRecord:
         paper_tables: Tables of the paper with the same rows and columns, e.g. ``'Table 4'``.
         runs: Runs in the order of the suite, all seeds of a name together.
         pictures: PNG files that compare runs, by path relative to the suite's folder.
-        claims: Claims of the suite itself, in addition to those of the paper.
+        claims: The suite's own claims, in addition to those of the paper.
     """
 
     name: str

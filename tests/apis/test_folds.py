@@ -68,16 +68,16 @@ def test_test_images_of_another_fold_are_left_out_of_training_and_validation(spl
 
 @pytest.mark.parametrize('fold', [-1, 3, 99])
 def test_unknown_fold_raises(splits, fold):
-    with pytest.raises(ValueError, match=f'fold {fold} of .*splits: expected 0 to 2'):
+    with pytest.raises(ValueError, match=f'fold of .*splits: expected 0 to 2, got {fold}'):
         set_fold(config_of(splits), fold)
 
 
-def test_one_division_and_other_data_have_no_folds(tmp_path):
+def test_a_single_split_and_other_data_have_no_folds(tmp_path):
     write_splits(tmp_path, dict(train=ROWS), {})
-    with pytest.raises(ValueError, match='it has no folds.*--folds'):
+    with pytest.raises(ValueError, match='expected folds, got a single split.*--folds'):
         set_fold(config_of(tmp_path), 0)
     assert fold_test_files(config_of(tmp_path)) == [tmp_path / 'test.csv']
-    with pytest.raises(ValueError, match='got none in the config'):
+    with pytest.raises(ValueError, match='got none. Set ann_file'):
         set_fold(Config(dict(train_dataloader=dict(dataset=dict(ann_file='coco.json')))), 0)
     set_fold(missing := config_of(tmp_path / 'missing'), 7)  # data of another machine
     assert files(missing)[0][0] == str(tmp_path / 'missing' / 'fold_7' / 'train.csv')

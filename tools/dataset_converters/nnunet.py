@@ -1,4 +1,4 @@
-"""Store volumes in nnU-Net's or the Decathlon's layout as slices, and write their split files."""
+"""Store volumes (nnU-Net or Medical Segmentation Decathlon) as slices, and write split files."""
 
 import argparse
 
@@ -14,14 +14,13 @@ def convert(**arguments):
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog='The volumes are stored in DIR/volumes. If the command is stopped, it continues '
-        'where it was.',
+        epilog='The volumes are stored in DIR/volumes. Rerun the command to continue it.',
     )
     parser.add_argument(
         '--axis',
         type=int,
         choices=(0, 1, 2),
-        help='axis of the files that volumes are cut along; default: the one with the largest '
+        help='axis of the files along which volumes are sliced; default: the one with the largest '
         'spacing',
     )
     parser.add_argument(

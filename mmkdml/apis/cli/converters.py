@@ -112,13 +112,13 @@ def run_converter(
             type=int,
             metavar='K',
             help='write the splits of a K-fold cross-validation, in which each image is tested '
-            'once; TRAIN and VAL are then the proportions of the other images (default: one '
-            'division)',
+            'once; TRAIN and VAL are then the proportions of the other images (default: a single '
+            'split)',
         )
     parser.add_argument('--force', action='store_true', help='replace different splits in DIR')
     arguments = vars(parser.parse_args(argv))
     if arguments.get('folds') is None:
-        arguments.pop('folds', None)  # converters of users may not have it
+        arguments.pop('folds', None)  # custom converters may not have it
     from mmkdml.datasets.splits.manifest import INFO_FILE
     from mmkdml.datasets.splits.split_checks import links_outside
 
@@ -162,8 +162,8 @@ def summary(
             an image count as samples of each of its classes. If there are any, a column has their
             sum.
         boxes: Number of boxes of each class in each split, for images with boxes.
-        masks: Number of images with each class and of its pixels in each split, for masks of
-            several classes: a column has the images and the share of the pixels.
+        masks: Numbers of images with each class and of its pixels in each split, for masks of
+            several classes. A column shows the images and the share of the pixels.
     """
     from prettytable import PrettyTable
 
@@ -172,7 +172,7 @@ def summary(
     labels = [row.label for rows in splits.values() for row in rows]
     several = any(row.labels is not None for rows in splits.values() for row in rows)
     if any(row.mask is not None for rows in splits.values() for row in rows) and not boxes:
-        classes = None  # those of the pixels; the label is whether there is any foreground
+        classes = None  # those of the pixels; the label states whether there is any foreground
     if not classes and max(labels, default=0) > 1:
         classes = list(map(str, range(max(labels) + 1)))
     repeated = any(row.repeats > 1 for rows in splits.values() for row in rows)

@@ -1,4 +1,4 @@
-"""Checks of images that are given as arrays."""
+"""Checks of images passed as arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of several files, one per channel, named as those of nnU-Net."""
+"""Cases of several files, one per channel, named as in nnU-Net."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check_channels(files: Sequence[Path], channels: Sequence[int], allowed: Sequ
         if channels[0] not in allowed:
             raise ValueError(
                 f'{files[0]}: expected {expected}, as the network, got {channels[0]} in the fourth '
-                'dimension. Save time points as one file each'
+                'dimension. Save each time point as a file'
             )
         return
     named = [channel_file(file.name) for file in files]
@@ -95,4 +95,4 @@ def check_channels(files: Sequence[Path], channels: Sequence[int], allowed: Sequ
         )
     several = [file.name for file, one in zip(files, channels, strict=True) if one > 1]
     if several:
-        raise ValueError(f'{files[0]}: expected files with one channel, got more in {several}')
+        raise ValueError(f'{files[0]}: expected files with one channel each, got more in {several}')

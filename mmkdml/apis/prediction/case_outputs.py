@@ -45,7 +45,7 @@ def write_case(
         codes: Codes of the classes, for segmentation objects of DICOM. None: write none.
 
     Raises:
-        SegmentationError: If a series does not have what segmentation objects need.
+        SegmentationError: If a series lacks an element that segmentation objects require.
         ValueError: If the codes do not fit the classes.
     """
     if predictor.task == 'detection':
@@ -137,8 +137,8 @@ def _write_overlay(
 class LargestForeground:
     """The images with the most foreground or boxes of the ensemble, then of any member.
 
-    Images without any are taken from the middle of the volume. Others are dropped at once, so that
-    memory is not that of the volume.
+    Images without any are taken from the middle of the volume. Other images are dropped
+    immediately, so that memory does not grow with the volume.
 
     Args:
         number: Number of images of the case.

@@ -26,7 +26,7 @@ class FoldPredictor(Predictor):
         predictors: Predictor of each run, see :func:`~mmkdml.apis.load`.
 
     Raises:
-        ValueError: If there are fewer than two, they have other members, classes or inputs, or
+        ValueError: If there are fewer than two, they differ in members, classes or inputs, or
             are detectors.
     """
 
@@ -36,8 +36,8 @@ class FoldPredictor(Predictor):
         first = predictors[0]
         if first.task == 'detection':
             raise ValueError(
-                'Invalid folds: expected classifiers or segmentors, whose probabilities have a '
-                'mean, got detectors. Predict with one of the runs'
+                'Invalid folds: expected classifiers or segmentors, whose probabilities can '
+                'be averaged, got detectors. Predict with one of the runs'
             )
         for other in predictors[1:]:
             pairs = {
@@ -48,7 +48,7 @@ class FoldPredictor(Predictor):
             changes = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
             if changes:
                 raise ValueError(
-                    f'Invalid folds: expected equal networks and inputs, got other ones in '
+                    f'Invalid folds: expected equal networks and inputs, got different ones in '
                     f'{first.checkpoint} and {other.checkpoint}:\n{settings_difference(changes)}'
                 )
         super().__init__(first.model, first.config, first.classes, first.checkpoint, first.colors)
@@ -63,7 +63,7 @@ class FoldPredictor(Predictor):
 
     @property
     def checkpoint_sha256(self) -> str | None:
-        """SHA-256 over those of the files of the weights."""
+        """SHA-256 of the hashes of all weight files."""
         hashes = [str(one.checkpoint_sha256) for one in self.predictors]
         return hashlib.sha256(' '.join(hashes).encode()).hexdigest()
 
@@ -76,8 +76,7 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
         seed: Random seed, if there are several.
 
     Returns:
-        Folders of the runs, fold 0 first; empty if the folder has no folds, or a config, so that it
-        is a run itself.
+        Folders of the runs, fold 0 first; empty if the folder has no folds, or is a run itself.
 
     Raises:
         ValueError: If a fold is missing, or there is not exactly one such seed.
@@ -107,8 +106,8 @@ def find_fold_runs(folder: str | Path, seed: int | None = None) -> list[Path]:
     chosen = [one for one in common if seed in (None, one)]
     if len(chosen) != 1:
         raise ValueError(
-            f'Invalid seed {seed} of {folder}: expected one of those of all folds, '
-            f'{", ".join(map(str, common)) or "none"}. Choose it with --seed'
+            f'Invalid seed of {folder}: expected one that all folds have '
+            f'({", ".join(map(str, common)) or "none"}), got {seed}. Choose it with --seed'
         )
     return [path / f'seed_{chosen[0]}' for path in paths]
 

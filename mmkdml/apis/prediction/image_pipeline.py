@@ -31,8 +31,8 @@ class ImagePipeline:
 
     Attributes:
         channels: Channels of the images if ``LoadMultiChannelImage`` loads them, else None.
-        form: How volumes are cut if the config was trained on volumes (``LoadVolumeSlice``), else
-            None.
+        form: How volumes are sliced if the network was trained on volumes (``LoadVolumeSlice``),
+            else None.
 
     Raises:
         ValueError: If the config has no such pipeline, or it does not begin with

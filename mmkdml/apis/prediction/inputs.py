@@ -178,8 +178,8 @@ def read_source(source: Source, options: ReadOptions) -> Case:
     is_nifti = path.name.lower().endswith(NIFTI)
     if options.form is not None and not is_nifti:
         raise ValueError(
-            f'{path}: expected a NIfTI volume, as the network was trained on volumes, got another '
-            'kind of input. Convert DICOM series with dcm2niix'
+            f'{path}: expected a NIfTI volume, because the network was trained on volumes, got '
+            'another input. Convert DICOM series with dcm2niix'
         )
     if source.pixels is not None:
         check_array(source.pixels, options.channels, options.max_pixels)

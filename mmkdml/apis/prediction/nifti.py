@@ -42,14 +42,14 @@ def read_nifti(
 ) -> Volume:
     """Read a NIfTI volume and cut it into slices along the axes nearest to a plane.
 
-    The voxels are read once, in parts, into a temporary file, from which slices are taken when they
-    are used; memory is bounded by a part and a slice. NaN becomes 0, as in nnU-Net, with a warning
-    that has their number.
+    The voxels are read once, in chunks, into a temporary file, from which slices are read when they
+    are used; memory is bounded by a chunk and a slice. NaN becomes 0, as in nnU-Net, with a warning
+    that states their number.
 
     Args:
         path: ``.nii`` or ``.nii.gz`` file with three dimensions, a fourth one for the channels, or
             two for a single slice; or such files, one per channel.
-        plane: One of :data:`PLANES`. A volume of a single slice is not cut across it.
+        plane: One of :data:`PLANES`. Ignored for a volume of a single slice.
         window: Intensities that become black and white. Default: the 0.5th and 99.5th percentile of
             each channel, or the stored intensities if ``form.raw``.
         max_voxels: Largest number of voxels, checked before they are read. Default: no limit.
@@ -92,7 +92,7 @@ def read_nifti(
         voxels = Scratch((slices, sum(channels), row, column), common_type(files))
     except OSError as error:
         raise ValueError(
-            f'{paths[0]}: no temporary file for its voxels in {tempfile.gettempdir()} ({error}). '
+            f'{paths[0]}: expected space for its voxels in {tempfile.gettempdir()}, got {error}. '
             'Free space, or set TMPDIR to another folder'
         ) from error
     _fill(voxels, files, to_file)

@@ -128,7 +128,7 @@ class Predictor:
         on_error: OnError | None = None,
         progress: bool = False,
     ) -> Iterator[Case]:
-        """Read cases one after the other.
+        """Read cases one after another.
 
         Args:
             sources: See :func:`~mmkdml.apis.prediction.inputs.find_sources`.
@@ -148,9 +148,9 @@ class Predictor:
         augment: bool = False,
         on_error: OnError | None = None,
     ) -> Iterator[Prediction]:
-        """Predict cases that are read already; see :meth:`stream`.
+        """Predict cases that have already been read; see :meth:`stream`.
 
-        Several models predict the same slices in step if each gets its own iterator of
+        Several models predict the same slices in lockstep if each gets its own iterator of
         ``itertools.tee(predictor.read(sources), N)`` and their predictions are combined by ``zip``.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Cases one after the other, and their images as the test pipeline prepares them."""
+"""Read cases one after another, and prepare their images by the test pipeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Item = tuple[Case, int, np.ndarray, dict[str, Any]]
 def read_cases(
     sources: Sequence[Source], options: ReadOptions, on_error: OnError | None, progress: bool
 ) -> Iterator[Case]:
-    """Read one case after the other; failed ones are skipped if ``on_error`` is given."""
+    """Read cases one after another; failed ones are skipped if ``on_error`` is set."""
     for source in track(sources, 'Predicting', disable=not progress):
         try:
             case = read_source(source, options)
@@ -36,7 +36,7 @@ def read_cases(
 def prepared_cases(
     cases: Iterable[Case], pipeline: ImagePipeline | FoldPipelines, on_error: OnError | None
 ) -> Iterator[Iterable[Item]]:
-    """Yield the prepared images of one case after the other."""
+    """Yield the prepared images of the cases, one case after another."""
     for case in cases:
         try:
             prepared: Iterable[Item] = _prepared(case, pipeline)

@@ -1,4 +1,4 @@
-"""Arrays that are kept in temporary files, so that memory is bounded by what is in use."""
+"""Arrays in temporary files, so that only the parts in use occupy memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEPT = 2**24  # bytes
 
 
 class Scratch:
-    """Array of zeros, in memory if it is small, else in a temporary file without a name.
+    """Array of zeros, in memory if it is small, else in an anonymous temporary file.
 
     The file is in the system's folder for temporary files (``TMPDIR``). It disappears with the
     object, also if the process is killed.

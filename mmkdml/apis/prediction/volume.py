@@ -23,8 +23,8 @@ class VolumeFormat:
     Attributes:
         channels: Numbers of channels that a case may have.
         raw: Keep the stored intensities unless a window is given.
-        stored: Cut the volume as a converted one for training, along ``axis``, in the orientation
-            of the file, and add the intensities of the case.
+        stored: Slice the volume as the converter does for training, along ``axis`` in the
+            orientation of the file, and add the intensities of the case.
         axis: Axis of the file; None: the one with the largest spacing.
         orientation: Directions of the axes of the files in training; None if unknown.
         context: Number of neighbors on each side of a slice, whose channels are added.
@@ -66,8 +66,8 @@ class Volume:
     def spacing(self) -> tuple[float, float] | None:
         """Height and width of a pixel of a slice in millimeters.
 
-        None if a NIfTI file has another unit of length, or none and only sizes of 1, as tools write
-        that do not know the spacing, or if a radiograph does not have it.
+        None if a NIfTI file has another unit of length, or no unit and only sizes of 1 (written by
+        tools that do not know the spacing), or if a radiograph has no spacing.
         """
         if not self.has_spacing:
             return None

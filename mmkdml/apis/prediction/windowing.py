@@ -85,7 +85,7 @@ def scaled(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
 
 
 def keep(chunks: Callable[[], Iterable[T]], number: int) -> Callable[[], Iterable[T]]:
-    """Keep chunks of ``number`` voxels in memory, so that they are read once, unless too large."""
+    """Cache chunks of ``number`` voxels in memory, unless they are too large."""
     if number > _KEPT:
         return chunks
     kept = list(chunks())

@@ -1,4 +1,4 @@
-"""Completion of configs for volumes from the manifest of their split files."""
+"""Complete configs for volumes from the manifest of their split files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIVISOR = 16
 
 
 def complete_volumes(config: Any) -> None:
-    """Set what a config for volumes leaves open, so that a run's folder predicts without its data.
+    """Fill in the open settings of a config for volumes, so that prediction does not need the data.
 
     These are, from the manifest next to the split files: ``axis`` and ``orientation`` of
     ``LoadVolumeSlice``, ``channels`` of ``NormalizeVolume``, and where they are None ``scale`` of
@@ -74,7 +74,7 @@ def complete_volumes(config: Any) -> None:
 
 
 def _is_open(channels: Any, manifest: Mapping[str, Any]) -> bool:
-    """Return whether channels are not set, or were set from the manifest, as of another fold."""
+    """Return whether channels are not set, or were set from a manifest, e.g. for another fold."""
     return not channels or channels in (manifest['intensity'], *manifest['intensity'])
 
 

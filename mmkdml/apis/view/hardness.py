@@ -1,4 +1,4 @@
-"""Order of the viewer's cases, the hardest first."""
+"""Order the viewer's cases by hardness."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def case_row(
         students: Members whose disagreement counts.
 
     Returns:
-        Numbers that need the truth are ``nan`` without it.
+        The row; numbers that need the truth are ``nan`` without it.
     """
     pairs = [
         np.mean([_difference(view.answers[a], view.answers[b]) for view in views])
@@ -73,7 +73,7 @@ def hardest_first(
         The names, and the reasons by name of the cases that failed.
 
     Raises:
-        ValueError: If all cases failed, or none has the number.
+        ValueError: If all cases failed, or ``by`` is undefined for all of them.
     """
     rows, failed = [], {}
     for name in progress(names):

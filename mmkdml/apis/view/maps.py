@@ -1,4 +1,4 @@
-"""Windows, heat maps and disagreement of members, as arrays."""
+"""Display windows, heat maps and disagreement of members, as arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmkdml.analysis.case_figure import HEAT_COLORS
 
 
 def apply_display_window(image: np.ndarray, center: float, width: float) -> np.ndarray:
-    """Change brightness and contrast of a picture, not of what the network receives.
+    """Change brightness and contrast for display only.
 
     Args:
         image: (H, W, 3), uint8.
@@ -26,7 +26,7 @@ def apply_display_window(image: np.ndarray, center: float, width: float) -> np.n
 
 
 def blend_heat(image: np.ndarray, heat: np.ndarray, opacity: float) -> np.ndarray:
-    """Draw a heat map, which fades out towards 0, over an image in gray.
+    """Blend a heat map, transparent at 0, with the image in gray.
 
     Args:
         image: (H, W, 3), uint8, RGB.

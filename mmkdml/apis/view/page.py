@@ -40,7 +40,7 @@ footer { display: none !important; }
 """
 _NEXT = {False: 'Next', True: 'Next hard case'}
 _ORDERS = {
-    'as named': '',
+    'original': '',
     'disagreement of the students': DISAGREEMENT,
     'error of the ensemble': WORST,
 }
@@ -66,7 +66,7 @@ class Page:
 
     @property
     def names(self) -> list[str]:
-        """Names of the cases in the order in which they were named."""
+        """Names of the cases in their original order."""
         return self._orders['']
 
     @property

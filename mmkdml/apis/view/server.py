@@ -1,4 +1,4 @@
-"""The viewer's server, which only its own browser on this machine can use."""
+"""Local server of the viewer, restricted to one browser on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkdml.apis.view.sources import Cases, FileCases, SplitCases
 from mmkdml.optional import require
 
 HOST = '127.0.0.1'
-# What the page loads. Routes of files, uploads and proxies are not among them.
+# Routes that the page needs. Those of files, uploads and proxies are blocked.
 _PREFIXES = ('/assets/', '/static/', '/theme.css', '/gradio_api/')
 _API = ('queue', 'heartbeat', 'startup-events', 'info', 'app_id', 'cancel', 'reset', 'theme.css')
 _HEADERS = {
@@ -39,9 +39,10 @@ Send = Callable[[Any], Awaitable[None]]
 class Guard:
     """ASGI middleware that serves the page only to the browser that has its token.
 
-    Requests need the host name of this machine, against rebinding of DNS names, and the token:
-    other users of the machine, and other pages in the browser, do not know it. The first address
-    has the token, which moves to a cookie. Answers forbid the page to load anything from elsewhere.
+    Requests must name this machine as the host, which prevents DNS rebinding, and have the token,
+    which other users of the machine and other pages in the browser do not know. The printed address
+    contains it, and the first response moves it to a cookie. The page may not load anything from
+    other hosts.
 
     Args:
         app: The application.
@@ -55,7 +56,7 @@ class Guard:
         self.cookie = f'mmkdml_view_{port}'  # cookies do not depend on the port
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
-        """Answer a request, or hand it to the application."""
+        """Answer a request, or pass it to the application."""
         if scope['type'] == 'lifespan':
             return await self.app(scope, receive, send)
         if scope['type'] != 'http':
@@ -106,7 +107,7 @@ def view(
     """Serve a page with the predictions of a run until Ctrl-C.
 
     The page is only reachable from this machine, and only with the token in the printed address.
-    It sends nothing elsewhere, and serves no files: pictures are parts of the page.
+    It sends no data to other hosts and serves no files: pictures are embedded in the page.
 
     Args:
         predictor: The run.
@@ -130,7 +131,7 @@ def view(
     elif truth is None:
         cases = SplitCases(predictor)
     else:
-        raise ValueError('--truth: expected images to which it belongs, got none')
+        raise ValueError('--truth: expected images that the masks belong to, got none')
     title = f'mmkdml view: {predictor.checkpoint.parent.name if predictor.checkpoint else ""}'
     blocks = build(gradio, Page(predictor, cases), title)
     with _listen(port) as listener:

@@ -58,7 +58,7 @@ def unpack(packed: bytes) -> ViewSlice:
 
 
 class CaseCache:
-    """The packed slices of the cases that were used last, which are predicted once.
+    """LRU cache of the packed slices of cases.
 
     Args:
         load: Predicts the slices of a case.

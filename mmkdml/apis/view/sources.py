@@ -29,7 +29,7 @@ _BATCH = 8  # slices
 
 
 class FileCases:
-    """Cases from files, as :meth:`Predictor.stream` takes them.
+    """Cases from files, predicted by :meth:`Predictor.stream`.
 
     Attributes:
         groups: Group (patient) of each case by its name.
@@ -43,7 +43,7 @@ class FileCases:
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
-        ValueError: If a folder has no images, or the truth has another form.
+        ValueError: If a folder has no images, or the truth is invalid.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SplitCases:
         if not loader:
             raise ValueError(
                 'test_dataloader: expected the test split of the run, got none in its config. '
-                'Name images after the run'
+                'Pass images after the run'
             )
         self._dataset: Any = DATASETS.build(loader['dataset'])
         self._predictor, self._model = predictor, cast(Any, predictor.model)
@@ -123,7 +123,7 @@ class SplitCases:
         indices = self._places[name]
         for start in range(0, len(indices), _BATCH):
             data = [self._dataset[index] for index in indices[start : start + _BATCH]]
-            # One by one if sizes differ.
+            # Images of different sizes are predicted one by one.
             equal = len({tuple(one['inputs'].shape) for one in data}) == 1
             for batch in [data] if equal else [[one] for one in data]:
                 with torch.no_grad():

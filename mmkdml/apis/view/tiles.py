@@ -61,7 +61,7 @@ class Display:
 
 
 def render(view: ViewSlice, display: Display, classes: Sequence[str]) -> str:
-    """Return the tiles of a slice as HTML, without any reference to files or addresses.
+    """Return the tiles of a slice as self-contained HTML.
 
     Args:
         view: The slice.

@@ -20,8 +20,8 @@ class TruthFolder:
     """True masks by case.
 
     The mask of a case has its name, with or without ``_mask``: ``truth/scan.png`` or
-    ``truth/scan_mask.tif`` belongs to ``scan.png``. With two classes, all pixels but 0 are
-    foreground; otherwise masks have class indices, and 255 is ignored. Masks of volumes are NIfTI
+    ``truth/scan_mask.tif`` belongs to ``scan.png``. With two classes, foreground is 1 or
+    255; otherwise masks have class indices, and 255 is ignored. Masks of volumes are NIfTI
     files on the grid of the volume.
 
     Args:
@@ -31,14 +31,14 @@ class TruthFolder:
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: If it holds no images, or the run is not one of segmentation.
+        ValueError: If it contains no images, or the run is not a segmentation run.
     """
 
     def __init__(self, folder: Path, predictor: Predictor, read: ReadOptions) -> None:
         if predictor.task != 'segmentation':
             raise ValueError(
-                f'--truth: expected a run of segmentation, got one of {predictor.task}. The truth '
-                'of other runs is that of their test split: omit the images'
+                f'--truth: expected a segmentation run, got one of {predictor.task}. Omit images '
+                'and --truth to view the test split with its truth'
             )
         if not folder.is_dir():
             raise FileNotFoundError(f'No such folder of true masks: {folder}')

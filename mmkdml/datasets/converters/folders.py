@@ -102,8 +102,8 @@ def convert_folders(
     """Write split files for class folders, or for image and mask folders if these are named.
 
     Splits of class folders have equal class proportions, unless a group has images of several
-    classes. Those of masks with several classes have images of each class, as far as there are
-    enough groups. See :func:`class_folder_rows`, :func:`mask_pair_rows` and
+    classes. Those of masks with several classes have images of each class if there are enough
+    groups. See :func:`class_folder_rows`, :func:`mask_pair_rows` and
     :func:`~mmkdml.datasets.class_mask_rows`.
 
     Args:

@@ -107,7 +107,7 @@ def convert_lgg(
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``.
-        folds: Number of folds of a cross-validation. Default: one division by ``ratios``.
+        folds: Number of folds of a cross-validation. Default: a single split by ``ratios``.
 
     Raises:
         ValueError: If ``split_by`` or ``masks_drawn_on`` is invalid.

@@ -152,8 +152,8 @@ def class_mask_rows(
         channels: See there.
 
     Returns:
-        A row per image, whose label is its rarest foreground class, that of the fewest images; 0
-        without foreground. And the number of pixels of each class, (K,), by id.
+        A row per image, whose label is its rarest foreground class (the one in the fewest images; 0
+        without foreground), and the number of pixels of each class, (K,), by id.
 
     Raises:
         FileNotFoundError: If a folder does not exist.
@@ -184,7 +184,7 @@ def class_mask_rows(
 def split_by_rarest_class(
     rows: Sequence[SplitRow], ratios: Sequence[float], seed: int, folds: int | None = None
 ) -> dict[str, list[SplitRow]]:
-    """Divide images into splits so that rare classes are in each of them, without dividing groups.
+    """Divide images into splits that all contain rare classes, without dividing groups.
 
     Groups are divided separately by :func:`strata`.
 
@@ -205,7 +205,7 @@ def split_by_rarest_class(
 def strata(rows: Sequence[SplitRow], parts: int) -> dict[str, int]:
     """Return the stratum of each group: the rarest of the labels of its images.
 
-    A stratum of fewer groups than ``parts`` is united with the next larger one.
+    A stratum of fewer groups than ``parts`` is merged with the next larger one.
     """
     images = Counter(row.label for row in rows)
     labels: dict[str, int] = {}

@@ -54,19 +54,19 @@ def convert_nnunet(
         source: Folder with ``dataset.json``, images and labels (NIfTI).
         out: Folder for the split files. The volumes are stored in its folder ``volumes``, which is
             the ``data_root`` of the data sets. Cases that are stored there already are kept.
-        axis: Axis of the files that the volumes are cut along. Default: the one with the largest
-            median spacing; the last of several.
+        axis: Axis of the files along which the volumes are sliced. Default: the one with the
+            largest median spacing; the last one if several are equal.
         empty: Training slices without foreground: ``'keep'``, ``'drop'``, or a number in (0, 1),
-            the share of them that is kept in each case, equally spaced. Other parts keep all.
+            the share of them that is kept in each case, equally spaced. Val and test keep all.
         group_regex: Regular expression that finds the group (a patient) in the name of a case.
             Default: each case is a group.
         ratios: Shares of train, val and test.
         seed: Any integer.
         force: Replace other split files in ``out``, and volumes from other files or settings.
-        folds: Number of folds of a cross-validation. Default: those of ``splits_final``, or one
-            division by ``ratios``.
-        splits_final: nnU-Net's file of folds. Cases that it validates with are the test part of a
-            fold; validation is drawn from the others by ``ratios``. Default: ``splits_final.json``
+        folds: Number of folds of a cross-validation. Default: those of ``splits_final``, or a
+            single split by ``ratios``.
+        splits_final: nnU-Net's file of folds. Its ``val`` cases are the test split of a fold;
+            val is drawn from the others by ``ratios``. Default: ``splits_final.json``
             in ``source`` if there is one and ``folds`` is not set.
 
     Raises:
@@ -119,7 +119,7 @@ def convert_nnunet(
 
 
 def _published_folds(source: Path, folds: int | None, file: str | Path | None) -> Path | None:
-    """Return the file with nnU-Net's folds, if it is used."""
+    """Return the file with nnU-Net's folds; None if it is not used."""
     if file is not None and folds is not None:
         raise ValueError(f'Invalid options: expected folds or splits_final, got {folds} and {file}')
     if file is None:
@@ -133,7 +133,7 @@ def _published_folds(source: Path, folds: int | None, file: str | Path | None) -
 def _as_published(
     rows: Sequence[SplitRow], path: Path, ratios: Sequence[float], seed: int
 ) -> Splits:
-    """Divide slices as a file of nnU-Net divides their cases."""
+    """Split slices by the folds of their cases in a file of nnU-Net."""
     example = '[{"train": ["case_1", ...], "val": ["case_2", ...]}, ...]'
     try:
         content = json.loads(path.read_bytes())
@@ -215,8 +215,8 @@ def _orientation(cases: Sequence[SourceCase]) -> str | None:
     if len(found) > 1:
         numbers = ', '.join(f'{number} {name}' for name, number in found.most_common())
         warnings.warn(
-            f'The volumes have several orientations ({numbers}), and their slices differ likewise. '
-            'Reorient the files, such as with nibabel.as_closest_canonical, if it is not intended',
+            f'The volumes, and so their slices, differ in orientation ({numbers}). If this is not '
+            'intended, reorient the files, for example with nibabel.as_closest_canonical',
             stacklevel=3,
         )
         return None
@@ -276,7 +276,9 @@ def _without_empty(rows: Sequence[SplitRow], share: float) -> list[SplitRow]:
                 continue
         kept.append(row)
     if not kept:
-        raise ValueError('No slice with foreground in the training part: use --empty keep')
+        raise ValueError(
+            'Invalid empty: expected training slices with foreground, got none. Use --empty keep'
+        )
     return kept
 
 
@@ -287,6 +289,6 @@ def _median_size(cases: Iterable[Case]) -> list[int]:
 
 
 def _digest(cases: Mapping[str, Case]) -> str:
-    """Hash what the volumes were stored from, so that split files show a change of them."""
+    """Hash the sources of the volumes, so that split files change with them."""
     origins = {name: case.source for name, case in sorted(cases.items())}
     return hashlib.sha256(json.dumps(origins, sort_keys=True).encode()).hexdigest()

@@ -39,7 +39,7 @@ def read_layout(source: Path, problems: Problems) -> VolumeSet:
 
     Args:
         source: Folder with ``dataset.json``.
-        problems: Problems of single cases are added to it.
+        problems: List to which problems of single cases are appended.
 
     Raises:
         FileNotFoundError: If there is no ``dataset.json``.
@@ -48,7 +48,7 @@ def read_layout(source: Path, problems: Problems) -> VolumeSet:
     path = source / DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(
-            f'no {DESCRIPTION} in {source}. Expected a data set in the layout of nnU-Net or of the '
+            f'No {DESCRIPTION} in {source}: expected a data set in the layout of nnU-Net or of the '
             'Medical Segmentation Decathlon'
         )
     try:
@@ -167,7 +167,7 @@ def _nnunet_cases(
 
 def _stems(folder: Path, ending: str) -> list[str]:
     if not folder.is_dir():
-        raise FileNotFoundError(f'no folder {folder}, which the layout of nnU-Net has')
+        raise FileNotFoundError(f'No folder {folder}: expected the layout of nnU-Net')
     files = [one.name for one in folder.iterdir() if not one.name.startswith('.')]
     return sorted(name.removesuffix(ending) for name in files if name.endswith(ending))
 

@@ -183,9 +183,9 @@ def find_groups(paths: Collection[str], regex: str | None) -> dict[str, str]:
 
 
 def refuse_folds(folds: int | None, published: str) -> None:
-    """Raise ValueError if folds are requested for data with a published division."""
+    """Raise ValueError if folds are requested for data with published splits."""
     if folds is not None:
         raise ValueError(
-            f'Invalid folds: expected none with {published}, which fixes the images that are '
-            f'tested, got {folds}. Use a random division (--ratios, --seed), or leave out --folds'
+            f'Invalid folds: expected none with {published}, because the test images are fixed, '
+            f'got {folds}. Use a random split (--ratios, --seed), or omit --folds'
         )

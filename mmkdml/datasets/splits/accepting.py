@@ -1,4 +1,4 @@
-"""Acceptance of split files that were written or edited by hand."""
+"""Accept split files that were written or edited by hand."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def _files_of_splits(folder: Path) -> list[Path]:
     own = [folder / name for name in SPLIT_FILES if (folder / name).exists()]
     if folds and (own or folds != sorted(wanted)):
         raise ValueError(
-            f'Invalid split files in {folder}: expected those of folds 0 to K - 1 or of one '
-            f'division, got {", ".join(path.name for path in [*folds, *own])}'
+            f'Invalid split files in {folder}: expected those of folds 0 to K - 1 or of a '
+            f'single split, got {", ".join(path.name for path in [*folds, *own])}'
         )
     files = own or [
         path for fold in wanted for name in SPLIT_FILES if (path := fold / name).exists()

@@ -94,10 +94,10 @@ def check_manifest(path: str | Path) -> None:
         return
     if FOLDS in manifest and not in_fold:
         raise ValueError(
-            f'{path} is none of the {manifest[FOLDS]} folds in {folder}: expected '
-            f'{folder / fold_folder(0) / path.name} or another fold. Choose one with --fold'
+            f'Invalid split file {path}: expected one of the {manifest[FOLDS]} folds in {folder}, '
+            f'such as {folder / fold_folder(0) / path.name}. Choose a fold with --fold'
         )
-    # Files of other folds are not read with it.
+    # Files of other folds do not affect this one.
     together = [name for name in hashes if name.startswith(fold) or '/' not in name]
     for name in (*together, fold + path.name):
         part = folder / name

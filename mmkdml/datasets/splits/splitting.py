@@ -148,8 +148,8 @@ def fold_rows(
     """Divide images into the folds of a cross-validation, without dividing groups.
 
     Each image is in the test split of one fold. The test splits have similar sizes and class
-    proportions: in random order, and those with the most uneven classes first, each group is
-    assigned to the test split that stays most even, like in scikit-learn's
+    proportions: groups are assigned in random order, those with the most uneven classes first,
+    each to the test split that it keeps most balanced, as in scikit-learn's
     ``StratifiedGroupKFold``.
     The other images of a fold are divided into train and val by :func:`split_rows`.
 

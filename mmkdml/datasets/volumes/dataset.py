@@ -30,7 +30,7 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
     :class:`~mmkdml.datasets.LoadVolumeSlice` and :class:`~mmkdml.datasets.LoadSliceLabel`.
     :class:`~mmkdml.datasets.NormalizeVolume` without ``channels`` gets those of the manifest. Each
     sample has the keys ``case`` (name), ``slice`` (number, from 0), ``slices`` (number of slices of
-    the case), ``spacing`` (distance of slices, rows and columns in millimeters) and
+    the case), ``spacing`` (distances between slices, rows and columns in millimeters) and
     ``case_intensity`` in addition to those of the other data sets.
 
     Args:

@@ -12,7 +12,7 @@ from mmkdml.datasets.splits.manifest import read_manifest
 from mmkdml.datasets.volumes.store import Case
 
 CT, ZSCORE, NONE, RESCALE, RGB = SCHEMES = 'ct', 'zscore', 'none', 'rescale_to_0_1', 'rgb_to_0_1'
-#: Settings that the scheme of CT needs, of the foreground of the training part.
+#: Settings of the CT scheme, from the foreground of the training split.
 CT_SETTINGS = ('mean', 'std', 'low', 'high')
 #: Key of the manifest.
 INTENSITY = 'intensity'
@@ -22,7 +22,7 @@ _QUANTILES, _VOXELS = 1001, 1_000_000
 
 
 def scheme_of(name: str) -> str:
-    """Return the normalization of a channel with a name, in any capitals; default: z-score.
+    """Return the normalization of a channel by its name (case-insensitive); default: z-score.
 
     >>> [scheme_of(name) for name in ('CT', 'T1', 'noNorm', 'rgb_to_0_1')]
     ['ct', 'zscore', 'none', 'rgb_to_0_1']
@@ -60,7 +60,7 @@ def normalized(
         if values.size and not (values.min() >= 0 and values.max() <= 255):
             raise ValueError(
                 f'channel {settings["name"]}: expected intensities in [0, 255], got '
-                f'[{values.min():g}, {values.max():g}]. Name it otherwise in dataset.json'
+                f'[{values.min():g}, {values.max():g}]. Rename it in dataset.json'
             )
         return values / np.float32(255)
     needed = 4 if scheme == RESCALE else 2
@@ -103,7 +103,7 @@ def foreground_statistics(values: np.ndarray) -> dict[str, Any]:
 
 
 def sampling_step(voxels: int) -> int:
-    """Return n so that each n-th of the voxels of a foreground is enough for its quantiles."""
+    """Return n such that every n-th foreground voxel suffices for the quantiles."""
     return max(1, -(-voxels // _VOXELS))
 
 
@@ -114,7 +114,7 @@ def training_intensity(cases: Sequence[Case]) -> list[dict[str, Any]]:
     replacement. Means, variances and quantiles of the cases give what such a sample estimates.
 
     Args:
-        cases: All cases of the training part.
+        cases: All cases of the training split.
 
     Returns:
         A dict per channel: ``name``, ``scheme``, and for CT mean, standard deviation and the 0.5th
@@ -130,8 +130,8 @@ def training_intensity(cases: Sequence[Case]) -> list[dict[str, Any]]:
             found = [one for case in cases if (one := case.foreground[index])]
             if not found:
                 raise ValueError(
-                    f'No foreground in the {len(cases)} training cases, from which the intensities '
-                    f'of channel {name} are estimated'
+                    f'Invalid labels: expected foreground for the intensities of channel {name}, '
+                    f'got none in {len(cases)} training cases'
                 )
             means = np.array([one['mean'] for one in found])
             std = np.sqrt(np.mean([one['std'] ** 2 for one in found]) + means.var())

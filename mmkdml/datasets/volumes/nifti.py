@@ -1,4 +1,4 @@
-"""Reading of NIfTI files in slabs, so that a volume is never in memory as a whole."""
+"""Read NIfTI files in slabs, so that memory does not depend on the size of a volume."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def read_header(path: Path, flat: bool = False) -> NiftiFile:
         flat: Accept two dimensions, as a volume of one slice.
 
     Raises:
-        ValueError: If nibabel is not installed, or the file is unreadable, has not three or four
-            dimensions, is empty, has no real numbers, or an affine without inverse.
+        ValueError: If nibabel is not installed, or the file is unreadable or empty, does not have
+            three or four dimensions or real numbers, or has a singular affine.
     """
     nibabel = require('nibabel', extra='medical', purpose='NIfTI files')
     with reading(path):

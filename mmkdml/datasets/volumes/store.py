@@ -1,4 +1,4 @@
-"""Volumes as NumPy files of slices, which are memory-mapped: reading a slice decompresses nothing.
+"""Volumes stored as memory-mapped NumPy files of slices.
 
 A case has the files ``<case>.npy``, ``<case>_label.npy`` and ``<case>.json`` (:class:`Case`).
 """
@@ -77,7 +77,7 @@ def read_case(folder: str | Path, name: str) -> Case:
         return Case(**json.loads(path.read_bytes()))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f'No volume {path}. data_root is the folder volumes that the converter wrote'
+            f'No volume {path}: expected data_root to be the folder volumes of the converter'
         ) from error
     except (TypeError, ValueError) as error:
         raise ValueError(

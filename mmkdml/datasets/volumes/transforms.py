@@ -1,4 +1,4 @@
-"""Loading of slices of stored volumes, and normalization of their intensities."""
+"""Transforms that load slices of stored volumes and normalize their intensities."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class NormalizeVolume(BaseTransform):
     """Normalize each channel of a slice by a scheme, as nnU-Net does by the channel's name.
 
     ==================  ===========================================================================
-    ``ct``              clip to [low, high] and standardize, all four from the training part
+    ``ct``              clip to [low, high] and standardize, all from the training split
     ``zscore``          standardize by mean and standard deviation of the channel in the whole case
     ``none``            keep the values
     ``rescale_to_0_1``  scale from minimum and maximum of the channel in the whole case

@@ -1,4 +1,4 @@
-"""Storing a case: NIfTI files of its channels and its label become slices in NumPy files."""
+"""Store the NIfTI files of a case as slices in NumPy files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmkdml.datasets.volumes.store import (
 )
 from mmkdml.files import atomic_path, file_sha256, json_text, reserve, write_atomically
 
-# Part of the settings of a stored case. Increase it whenever a source may be stored otherwise.
+# Part of the settings of a stored case. Increase it when the stored values change.
 _VERSION = 1
 
 
@@ -51,7 +51,7 @@ def store_case(
     ignore: int | None = None,
     replace: bool = True,
 ) -> Case:
-    """Store a case, unless it is stored already from the same files with the same settings.
+    """Store a case, unless it was already stored from the same files with the same settings.
 
     The description of the case is written last, so that a conversion that was stopped is repeated,
     as is one whose arrays are damaged.
@@ -89,7 +89,7 @@ def store_case(
         return stored
     if stored is not None and not is_same and not replace:
         raise FileExistsError(
-            f'{source.name} was stored from other files or settings in {folder}. Choose another '
+            f'{folder} contains {source.name} from other files or settings. Choose another '
             'folder, or replace it with --force'
         )
     paths['.json'].unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Metrics that medical studies report: surfaces and lesions of volumes, ROC curves of classes."""
+"""Clinical metrics: surfaces and lesions of volumes, ROC curves of classes."""

@@ -1,4 +1,4 @@
-"""Metrics of scores and classes that medical studies report."""
+"""Clinical metrics of classifiers, from scores and classes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class ClinicalClassification(BaseMetric):
                 own = predictions_of(view, name, self.dataset_meta)
                 if own.of_pixels:
                     raise ValueError(
-                        'ClinicalClassification is for images, got masks. Use ClinicalSegmentation'
+                        'ClinicalClassification: expected classes of images, got masks. Use '
+                        'ClinicalSegmentation'
                     )
                 members[name] = class_scores(own, view), _one_hot(own.labels, own)
             self.results.append((_one_hot(truth, own), members, own.of_classes))

@@ -37,7 +37,7 @@ class ClinicalSegmentation(BaseMetric):
     - ``Dice`` and ``IoU`` in percent;
     - ``HD95``, the 95 % Hausdorff distance, and ``ASD``, the average symmetric surface distance,
       in mm;
-    - ``NSD``, the normalized surface Dice, in percent: the part of both surfaces that is at most
+    - ``NSD``, the normalized surface Dice, in percent: the share of both surfaces that is at most
       ``tolerance`` away from the other one;
     - ``volume_error``, the absolute error of the volume in percent of the true volume, and
       ``volume_difference``, in ml, only of volumes;
@@ -53,7 +53,7 @@ class ClinicalSegmentation(BaseMetric):
     nnU-Net, or is perfect, as in BraTS, with ``empty='perfect'``; its predicted lesions (none) and
     volume difference (0) always count. If only one of both masks has the class, Dice, IoU and NSD
     are 0, and the distances are the diagonal of the case, as in BraTS; skipping them with
-    ``missing='skip'`` prefers members that predict nothing. A warning states their number. The
+    ``missing='skip'`` favors members that predict nothing. A warning states their number. The
     volume error in percent and the sensitivity are undefined, and skipped, without a true mask.
 
     Ignored elements are background in truth and prediction.
@@ -63,7 +63,7 @@ class ClinicalSegmentation(BaseMetric):
     Args:
         tolerance: Tolerance of the surface Dice in mm, or in pixels without spacing; a number, or a
             dict by foreground class. Use the variation between readers.
-        overlap: Part of a lesion that the other mask must cover, in [0, 1]. Default: one element.
+        overlap: Share of a lesion that the other mask must cover, in [0, 1]. Default: one element.
         empty: ``'skip'`` or ``'perfect'``, see above.
         missing: ``'diagonal'`` or ``'skip'``, see above.
         ignore_index: Label of elements that are ignored.

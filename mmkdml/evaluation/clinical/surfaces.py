@@ -49,8 +49,8 @@ def surface_scores(distances: tuple[np.ndarray, np.ndarray], tolerance: float) -
         tolerance: Distance up to which a surface element is correct.
 
     Returns:
-        ``HD95``, the larger one of the two 95th percentiles; ``ASD``, the mean of all distances in
-        both directions; ``NSD`` in percent, the correct part of both surfaces.
+        ``HD95``, the larger of both directed 95th percentiles; ``ASD``, the mean of all distances
+        in both directions; ``NSD`` in percent, the share of both surfaces within the tolerance.
     """
     both = np.concatenate(distances)
     return dict(

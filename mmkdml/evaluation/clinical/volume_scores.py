@@ -13,12 +13,12 @@ from mmkdml.evaluation.clinical.surfaces import scipy, surface_distances, surfac
 
 @dataclass(frozen=True)
 class Conventions:
-    """Choices that the values depend on, see :class:`~mmkdml.evaluation.ClinicalSegmentation`.
+    """Conventions for undefined values; see :class:`~mmkdml.evaluation.ClinicalSegmentation`.
 
     Attributes:
         tolerances: Tolerance of the surface Dice for each of the K - 1 foreground classes, in units
             of the spacing.
-        overlap: Part of a lesion that must be found, in [0, 1]; at least one element.
+        overlap: Share of a lesion that must be found, in [0, 1]; at least one element.
         empty: ``'skip'`` or ``'perfect'``: score of a class that neither mask contains.
         missing: ``'diagonal'`` or ``'skip'``: distance if only one mask contains the class.
     """

@@ -1,4 +1,4 @@
-"""Statistical tests of the claims of the paper, and of a suite itself, on its runs."""
+"""Statistical tests of the claims of the paper and of a suite on its runs."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def evaluate_claims(
     """Test the claims of a suite and of the paper on the runs of the suite.
 
     Each claim of the paper in :data:`FAMILIES` is tested for all modes, styles and methods of each
-    variant of the suite, after the claims that the suite states itself. The p-values of a family
+    variant of the suite, after the suite's own claims. The p-values of a family
     are corrected together, over all variants and without claims that are not tested. The last
     family, which compares single students with methods that have only one student, is not claimed
     by the paper.
@@ -135,7 +135,7 @@ def evaluate_claims(
 
 
 def _stated(record: SuiteRecord, measure: str) -> Iterator[tuple[str, str, Contrast]]:
-    """Yield the claims of the suite itself about a measure."""
+    """Yield the suite's own claims about a measure."""
     plain = {run.name for run in record.runs if run.mode == BASELINE}
     for claim in record.claims:
         if claim.measure not in ('', measure):

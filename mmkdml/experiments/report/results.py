@@ -126,8 +126,8 @@ class ResultTable:
         """Whether the numbers of images are known."""
         return any(row.images for row in self.rows)
 
-    def is_highest(self, row: ResultRow, member: str) -> bool:
-        """Return whether a member has its best value in this row, if one direction is better."""
+    def is_best(self, row: ResultRow, member: str) -> bool:
+        """Return whether a member has its best value in this row."""
         means = [one.cells[member].mean for one in self._with(member)]
         known = [mean for mean in means if not math.isnan(mean)]
         is_quality = self.metric.quantity == PERFORMANCE

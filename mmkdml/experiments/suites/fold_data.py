@@ -1,4 +1,4 @@
-"""Data of the folds of a suite, and which teacher teaches which images."""
+"""Check the data of the folds of a suite, and assign images to out-of-fold teachers."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def _check_disjoint(files: tuple[Path, ...]) -> None:
         for row in read_split(file):
             if home.setdefault(row.id, file) != file:
                 raise ValueError(
-                    'Invalid folds: expected each image in the test split of one fold, but '
-                    f'{row.id!r} is in {home[row.id]} and {file}'
+                    'Invalid folds: expected each image in the test split of one fold, got '
+                    f'{row.id!r} in {home[row.id]} and {file}'
                 )
 
 
 def write_teachers(work_dir: Path, config: Config, teachers: Sequence[Path | None]) -> Path:
-    """Write the file of the teachers of a run, each of which teaches the test images of a fold.
+    """Write the file that assigns the training images of a run to out-of-fold teachers.
 
     Args:
         work_dir: Folder of the run.

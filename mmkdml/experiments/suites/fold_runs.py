@@ -14,9 +14,9 @@ from mmkdml.names import fold_folder
 def fold_runs(runs: Sequence[RunSpec], folds: int, taught_out: Collection[str]) -> list[RunSpec]:
     """Expand the runs of one seed to all folds.
 
-    Of K parts, the copy of a teacher for two folds is trained with the other K - 2. In the run of
-    one of these folds it teaches the images of the other part, so the K - 1 teachers of a run have
-    seen neither the images that they teach nor those that the run is tested with. Both folds share
+    The copy of a teacher for two of K folds is trained without the test images of both. In the run
+    of one of them it teaches the test images of the other, so the K - 1 teachers of a run have
+    seen neither the images that they teach nor the test images of the run. Both folds share
     the copy: there are K (K - 1) / 2 for all runs together.
 
     Args:

@@ -22,10 +22,10 @@ from mmkdml.statistics.records import (
 def pool_folds(name: str, folds: Sequence[RunRecord], number: int | None = None) -> RunRecord:
     """Pool the records of all folds of a run with one seed.
 
-    Every case is tested once, in the fold that did not train with it, so the case tables are
+    Every case is tested once, in the fold that was not trained on it, so the case tables are
     concatenated. Metrics of the evaluator and curves are means over the folds. Metadata are those
     of fold 0, but ``seconds`` is the sum, and ``splits`` has those of all folds. A run is done when
-    all its folds are; until then ``error`` says how many are.
+    all its folds are; until then ``error`` states how many are.
 
     Args:
         name: Name of the run without fold.
@@ -90,7 +90,7 @@ def _pool(name: str, seed: int, folds: Sequence[Measurement]) -> Measurement:
         if twice := tested & cases:
             raise ValueError(
                 f'Invalid folds of {name}, seed {seed}: expected each case in the test split of '
-                f'one fold, but {min(twice)[0]!r} is in two. Convert the data set with --folds'
+                f'one fold, got {min(twice)[0]!r} in two. Convert the data with --folds'
             )
         tested |= cases
     metrics = pd.DataFrame([dict(one.metrics) for one in folds])

@@ -48,7 +48,7 @@ class Suite:
         runs: All runs of the first seed, then of the next; of each seed, teachers of other folds
             first, then fold after fold; of each fold, teachers first.
         work_dir: Folder of the runs.
-        claims: Claims of the suite itself, in addition to those of the paper.
+        claims: The suite's own claims, in addition to those of the paper.
         folds: Number of folds of a cross-validation; None without.
     """
 
@@ -216,7 +216,7 @@ def _expand(path: Path, content: Mapping[str, Any]) -> list[RunSpec]:
             )
     order = _teachers_first(path, by_name)
     folds = content.get('folds')
-    least = 3 if taught_out else 2  # of two, nothing would be left to train the teachers
+    least = 3 if taught_out else 2  # with two, no images would be left to train the teachers
     by_seed = [[RunSpec(name, seed, **by_name[name]) for name in order] for seed in seeds]
     if folds is None and not taught_out:
         return list(chain.from_iterable(by_seed))

@@ -1,4 +1,4 @@
-"""Frozen networks of one member, each of which teaches the images that it was not trained with."""
+"""Out-of-fold teachers: frozen networks of one member, each of which teaches unseen images."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class FoldTeachers:
 def write_fold_teachers(
     path: str | Path, checkpoints: Sequence[str | Path], images: Sequence[Collection[str]]
 ) -> Path:
-    """Write a file that a frozen member can have in place of a checkpoint.
+    """Write a file of out-of-fold teachers, used in place of the checkpoint of a frozen member.
 
     Each image is then taught by its own network: ``frozen=dict(teacher='teachers.json')``, or
     ``teacher_checkpoint='teachers.json'`` in mode ``kd_off``.

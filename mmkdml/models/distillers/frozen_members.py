@@ -42,7 +42,7 @@ class FrozenMembers(dict[str, nn.Module]):
         shared: Whether another classroom uses the same modules.
         classes: Class names recorded in the checkpoint, by member.
         untrained: Names of the submodules whose parameters no file has, by member.
-        of_folds: Members with several networks, the first of which predicts.
+        of_folds: Members with out-of-fold teachers, the first of which predicts.
 
     Raises:
         FileNotFoundError: If a file does not exist.

@@ -59,8 +59,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         supervised_weights: Weight of the supervised losses by member name. Default: 1.
         frozen: Checkpoint file by name of each frozen member. None loads the pretrained weights
             that its config names (``init_cfg``); a built module keeps its weights. A file of
-            :func:`mmkdml.models.write_fold_teachers` has a checkpoint for each part of the
-            images.
+            :func:`mmkdml.models.write_fold_teachers` has several, of which each image uses one.
         students: Names of the members in the ensemble. Default: all learners, or all members if
             there are no transfers.
         reused_classifiers: Name of the frozen member by learner name whose classifier is copied

@@ -94,7 +94,7 @@ def test_runs_of_all_folds_are_found(tmp_path):
     assert find_fold_runs(tmp_path) == find_fold_runs(str(tmp_path), 3) == runs
     (tmp_path / 'fold_1' / 'seed_0').mkdir()
     for seed in (None, 7):
-        with pytest.raises(ValueError, match=f'seed {seed} of .* 0, 3. Choose it with --seed'):
+        with pytest.raises(ValueError, match=rf'have \(0, 3\), got {seed}. Choose it with'):
             find_fold_runs(tmp_path, seed)
     assert find_fold_runs(tmp_path, 0)[1] == tmp_path / 'fold_1' / 'seed_0'
     (tmp_path / 'config.py').touch()  # the folder of a run without folds

@@ -87,5 +87,5 @@ def test_slices_of_a_volume_are_one_case(split_predictor, monkeypatch):
 def test_run_without_test_split(segmentor):
     config = segmentor.config.copy()
     config.test_dataloader = None
-    with pytest.raises(ValueError, match='test_dataloader: expected the test split.*Name images'):
+    with pytest.raises(ValueError, match='test_dataloader: expected the test split.*Pass images'):
         SplitCases(Predictor(segmentor.model, config))

@@ -73,7 +73,7 @@ def test_folder(segmentor, predictors, truth, tmp_path):
     with pytest.raises(ValueError, match='No images in'):
         TruthFolder(truth, segmentor, ReadOptions())
     classifier = predictors['kdml_v3_demo_slices']
-    with pytest.raises(ValueError, match='--truth: .* got one of classification.* omit the'):
+    with pytest.raises(ValueError, match='--truth: .* got one of classification.* Omit images'):
         TruthFolder(truth, classifier, ReadOptions())
 
 

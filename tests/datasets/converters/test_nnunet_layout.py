@@ -67,7 +67,7 @@ def test_invalid_description_names_the_key(read, change, match):
 
 
 def test_other_files_are_refused(read, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r'no dataset\.json'):
+    with pytest.raises(FileNotFoundError, match=r'No dataset\.json'):
         read_layout(tmp_path, Problems(tmp_path))
     for content, match in (
         ('{', r'dataset\.json is damaged'),

@@ -69,7 +69,7 @@ def test_training_intensity_is_that_of_equal_samples_of_all_cases():
         (ct['low'], ct['high']), np.percentile(drawn, (0.5, 99.5)), rtol=2e-2
     )
     assert mri == dict(name='T1', scheme='zscore')
-    with pytest.raises(ValueError, match='No foreground in the 1 training cases.*CT'):
+    with pytest.raises(ValueError, match='expected foreground .*CT, got none in 1 training'):
         training_intensity(cases[2:])
 
 

@@ -24,13 +24,14 @@ def run(name, seed, mode, style, hits, metrics=()):
         for image in range(2)
     ]
     cases = pd.DataFrame(rows, columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'])
+    cases['HD95'] = 100.0 - cases.tp
     return RunRecord(
         name, seed, mode, style, 'done', measured={'best': Measurement(dict(metrics), cases)}
     )
 
 
-def evaluate(*runs, tables=()):
-    record = SuiteRecord('s', 'S', ['IoU'], tables, runs)
+def evaluate(*runs, tables=(), measure='IoU'):
+    record = SuiteRecord('s', 'S', [measure], tables, runs)
     evaluation = Evaluation.of(record, 'best', find_variants(record), resamples=20)
     return evaluation, list(build_results(evaluation))
 
@@ -59,7 +60,7 @@ def test_runs_are_side_by_side(study):
         (1, 2)
     ]
     assert {(row.images, row.groups) for row in iou.rows} == {(6, 3)}
-    assert [iou.is_highest(row, 'ensemble') for row in iou.rows] == [True, False, False]
+    assert [iou.is_best(row, 'ensemble') for row in iou.rows] == [True, False, False]
     # No empty columns and rows.
     assert [row.run.name for row in fidelity.rows] == ['kdml_v1']
     assert [title for _, title, _ in fidelity.columns] == ['Ensemble', 'Student 1']
@@ -92,6 +93,17 @@ def test_answer_names_the_best_ensemble(study):
     assert found.all_of('teacher').startswith('All 1 variants: 1 ')
 
 
+def test_lowest_distance_is_the_best():
+    runs = (run('ml_v1', 0, 'ml', 'v1', 90), run('ml_v2', 0, 'ml', 'v2', 30))
+    evaluation, (distance,) = evaluate(*runs, measure='HD95')
+    found = build_answer(distance, evaluation.claims['HD95'])
+    assert [(row.run.name, row.cells['ensemble'].mean) for row in found.ranked] == [
+        ('ml_v1', 0), ('ml_v2', 60)
+    ]  # fmt: skip
+    assert [distance.is_best(row, 'ensemble') for row in found.ranked] == [True, False]
+    assert found.zeros == found.overlapping == 0
+
+
 def test_single_networks_are_compared_without_ensembles():
     evaluation, (iou,) = evaluate(
         run('r50', 0, 'baseline', '', 0), run('r18', 0, 'baseline', '', 0)
@@ -102,7 +114,7 @@ def test_single_networks_are_compared_without_ensembles():
     assert found.zeros == 2
     assert found.overlapping == 1
     assert found.verdicts == []
-    assert not any(iou.is_highest(row, 'ensemble') for row in iou.rows)
+    assert not any(iou.is_best(row, 'ensemble') for row in iou.rows)
 
 
 def test_best_distance_is_the_smallest_and_0_is_not_a_failure():

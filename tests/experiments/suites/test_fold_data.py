@@ -39,7 +39,7 @@ def test_overlapping_test_splits_raise(splits):
     text = (splits / 'fold_0' / 'test.csv').read_text().splitlines(True)
     twice = read_split(splits / 'fold_0' / 'test.csv')[-1].id
     path.write_text(text[0] + text[-1])
-    with pytest.raises(ValueError, match=f'{twice!r} is in .*fold_0.* and .*fold_1'):
+    with pytest.raises(ValueError, match=f'got {twice!r} in .*fold_0.* and .*fold_1'):
         check_folds(config(splits), 3)
 
 

@@ -103,6 +103,6 @@ def test_data_without_the_folds_of_the_suite_raise_before_the_first_run(tmp_path
     with pytest.raises(ValueError, match='folds: expected 2, as in the suite, got 3'):
         run_suite(suite, store)
     write_splits(tmp_path / 'splits', dict(train=rows), {}, force=True)
-    with pytest.raises(ValueError, match='it has no folds'):
+    with pytest.raises(ValueError, match='expected folds, got a single split'):
         run_suite(suite, store)
     assert store.states() == []

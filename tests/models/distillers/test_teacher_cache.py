@@ -299,7 +299,8 @@ def train(distiller, folder, name, crash=None, newest=None):
             collate_fn=dict(type='pseudo_collate'),
         ),
         train_cfg=dict(type=ResumableTrainLoop, max_epochs=5, augmentations_per_image=2),
-        optim_wrapper=dict(optimizer=dict(type='Adam', lr=1e-2)),
+        # Unlike Adam, SGD does not amplify rounding errors of small gradients.
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
         default_hooks=dict(checkpoint=dict(type=SafeCheckpointHook, interval=1)),
         custom_hooks=[dict(type=ExactResumeHook), *([CrashAt(crash)] if crash else [])],
         randomness=dict(seed=3),

@@ -23,8 +23,8 @@ _LARGEST_HEADER = 2**24  # bytes of a deflated file other than pixels
 _JPEG_LS = b'\xff\xd8\xff\xf7'  # start of image and of frame
 _PIXELS = ('FloatPixelData', 'DoubleFloatPixelData', 'PixelData')
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-# In order of preference. On corrupt pixels GDCM ends the process and pylibjpeg-rle panics, so that
-# the other cases would be lost: the former is never used, the latter not before pydicom's own.
+# In order of preference. Corrupt pixels crash the process in GDCM and cause a panic in
+# pylibjpeg-rle: the former is never used, the latter only after pydicom's own decoder.
 _PLUGINS = ('pydicom', 'pyjpegls', 'pylibjpeg', 'pillow')
 
 

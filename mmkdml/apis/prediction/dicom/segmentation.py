@@ -25,7 +25,7 @@ _UIDS = ('SOPClassUID', 'SOPInstanceUID', 'SeriesInstanceUID', 'StudyInstanceUID
 
 
 class SegmentationError(ValueError):
-    """A series does not have what a segmentation object needs."""
+    """A series lacks an element that segmentation objects require."""
 
 
 def require_highdicom() -> Any:
@@ -143,8 +143,8 @@ def _errors(volume: Volume) -> Iterator[None]:
     except Exception as error:  # depends on the source images
         reason = ' '.join(str(error).split())
         raise SegmentationError(
-            f'{volume.frames[0][0]}: no DICOM segmentation object can be made of this series '
-            f'({type(error).__name__}: {reason}). Predict without --segments, which writes NIfTI'
+            f'{volume.frames[0][0]}: expected a series that segmentation objects support, got '
+            f'{type(error).__name__}: {reason}. Predict without --segments, which writes NIfTI'
         ) from error
     finally:
         logger.setLevel(level)

@@ -100,7 +100,7 @@ def read_segments(path: str | Path) -> Segments:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is not such a file, or a code of SNOMED CT has a wrong check digit.
+        ValueError: If the file is invalid, or a SNOMED CT code has a wrong check digit.
     """
     path = Path(path)
     try:
@@ -143,7 +143,7 @@ def _code(entry: Any, where: str) -> Code:
     )
     if code.scheme == _SNOMED and not _is_snomed(code.value):
         raise ValueError(
-            f'{where}.value: expected a SNOMED CT code of 6 to 18 digits whose last one is their '
+            f'{where}.value: expected a SNOMED CT code of 6 to 18 digits with a valid '
             f'check digit, got {code.value!r}'
         )
     return code

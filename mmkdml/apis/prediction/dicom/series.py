@@ -55,8 +55,8 @@ def split_series(files: Sequence[Path]) -> list[Series]:
 
     Slices are grouped by SeriesInstanceUID; a multi-frame file, a radiograph and a film are cases
     of their own. Objects that are not images (structures, segmentations, dose, reports, indices)
-    are skipped with a warning. An unreadable file is part of the series if there is only one, which
-    will raise when it is read, otherwise a case of its own.
+    are skipped with a warning. An unreadable file is added to the series if there is only
+    one, so that reading the series raises an error; otherwise it is a case of its own.
 
     Args:
         files: The files.
@@ -102,7 +102,7 @@ def split_series(files: Sequence[Path]) -> list[Series]:
     for kind, paths in others.items():
         shown = ', '.join(map(str, paths[:_LISTED])) + (', ...' if len(paths) > _LISTED else '')
         warnings.warn(
-            f'{len(paths)} DICOM files are no images and skipped, {kind}: {shown}', stacklevel=2
+            f'skipped {len(paths)} DICOM files that are not images, {kind}: {shown}', stacklevel=2
         )
     if len(slices) == 1 or not (slices or singles):
         # In the order of the files, because the first one names the case in messages.

@@ -1,4 +1,4 @@
-"""Windows and lookup tables by which a DICOM file wants its values of interest displayed."""
+"""Windows and lookup tables (VOI) with which a DICOM file is displayed."""
 
 from __future__ import annotations
 
