@@ -210,7 +210,7 @@ def case_table(predict: PredictFn, source: ExportSource, dataset: Any, name: str
                 sample.set_pred_score(score).set_pred_label(np.flatnonzero(label))
                 sample.set_field(True, MULTI_LABEL, field_type='metainfo')
             else:
-                sample.set_pred_label(int(label))
+                sample.set_pred_score(score).set_pred_label(int(label))
         metric.process(None, [sample.to_dict() for sample in samples])
     metric.evaluate(len(dataset))
     return metric.table.assign(member=name)

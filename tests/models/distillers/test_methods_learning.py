@@ -57,9 +57,9 @@ def noisy_batches(task, size, tiny):
     return [(inputs[:8], samples[:8]), (inputs[8:], samples[8:])]
 
 
-def train(model, batches, tiny):
+def train(model, batches, tiny, rate=1e-2):
     """Return the mean losses of the first and of the last epoch."""
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
     model.train()
     epochs = []
     for _ in range(EPOCHS):
@@ -109,7 +109,8 @@ def test_training_reduces_the_losses(method, tiny, teachers):
 @pytest.mark.slow
 def test_simkd_student_predicts_the_teachers_classes(tiny, teachers):
     distiller, batches = distiller_and_batches('simkd_classification', tiny, teachers)
-    first, last = train(distiller, batches, tiny)
+    first, _ = train(distiller, batches, tiny)
+    _, last = train(distiller, batches, tiny, 1e-3)  # settles the moving means of batch norms
     key = 'student.loss_from_teacher.features'
     assert last[key] < 0.6 * first[key]
     distiller.eval()
