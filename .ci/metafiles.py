@@ -102,7 +102,7 @@ def study_results(suite: Suite) -> Iterator[tuple[str, str, dict[str, Any]]]:
         return
     with (ROOT / folder / 'table_best.csv').open(newline='', encoding='utf-8') as file:
         rows = [row for row in csv.DictReader(file) if row['run'] and row['mean']]
-    configs = {run.name: run.config for run in suite.runs}
+    configs = {run.run: run.config for run in suite.runs}
     for run, config in configs.items():
         metrics, seeds = {}, ''
         for row in rows:
@@ -121,13 +121,14 @@ def models() -> Iterator[tuple[str, dict[str, Any]]]:
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for path in sorted(ROOT.glob('suites/*.py'), key=lambda one: _numbers(one.stem)):
         suite = load_suite(path)
+        if suite.name.startswith('study_'):
+            for config, run, own in study_results(suite):
+                runs.setdefault(config, {}).setdefault(run, []).append(own)
+            continue
         for config, own, doubts in paper_results(suite):
             if own not in results.setdefault(config, []):
                 results[config].append(own)
                 notes.setdefault(config, []).extend(doubts)
-        if suite.name.startswith('study_'):
-            for config, run, own in study_results(suite):
-                runs.setdefault(config, {}).setdefault(run, []).append(own)
     for folder in COLLECTIONS:
         for path in sorted((ROOT / 'configs' / folder).glob('*.py')):
             config = path.relative_to(ROOT).as_posix()

@@ -101,7 +101,7 @@ def test_figures_of_the_studies_are_means_of_the_seeds(figures, study):
         if row['checkpoint'] == 'best':
             name = f'{row["member"]} {row["measure"]}'.removeprefix('model ')
             seeds.setdefault((row['run'], name), []).append(float(row['value']))
-    data = study.rpartition('_')[2]
+    data = study.removeprefix('methods_')
     found = {
         (name.removeprefix(f'study_{data}_'), metric): value
         for (name, source), metrics in figures.items()
