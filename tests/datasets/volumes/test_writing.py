@@ -54,7 +54,7 @@ def test_damaged_files_are_stored_again(tmp_path, convert, name, kept):
     path.write_bytes(path.read_bytes()[:kept])
     convert()
     assert files_in(tmp_path / 'out') == expected
-    with pytest.raises(FileExistsError, match='a was stored from other files or settings'):
+    with pytest.raises(FileExistsError, match='contains a from other files or settings'):
         convert(axis=0)
     assert files_in(tmp_path / 'out') == expected
     assert convert(replace=True, axis=0).axes == [0, 2, 1]
