@@ -171,7 +171,8 @@ def summary(
 
     labels = [row.label for rows in splits.values() for row in rows]
     several = any(row.labels is not None for rows in splits.values() for row in rows)
-    if any(row.mask is not None for rows in splits.values() for row in rows) and not boxes:
+    has_masks = any(row.mask is not None for rows in splits.values() for row in rows)
+    if has_masks and not (boxes or masks):
         classes = None  # those of the pixels; the label states whether there is any foreground
     if not classes and max(labels, default=0) > 1:
         classes = list(map(str, range(max(labels) + 1)))

@@ -91,7 +91,7 @@ def test_data_files_inherit_only_data_files_and_execute_no_code(write, tmp_path)
         ('[3, 5]', '[]', r'seeds .* got \[\]'),
         ('[3, 5]', '[True]', r'seeds .* got \[True\]'),
         ('[3, 5]', '[3, 3]', r'seeds .* got \[3, 3\]'),
-        ("['IoU']", "['Dice']", r"measures .* IoU, .* got \['Dice'\]"),
+        ("['IoU']", "['Dize']", r"measures .* IoU, .* got \['Dize'\]"),
         ("['IoU']", "'IoU'", r"measures .* got 'IoU'"),
         ("name='small'", "name='big'", r"names, got 'big' .*student.py and teacher.py"),
         ("name='small'", "name='../up'", r"name .* got '\.\./up'"),
