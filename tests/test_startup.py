@@ -152,7 +152,7 @@ def test_choices_of_options_are_those_of_the_library(imported, tool, option, con
     choices = re.search(rf'\[?{option} \{{(.+?)\}}', text)[1].split(',')
     module, _, name = constant.rpartition('.')
     expected = list(getattr(importlib.import_module(module), name))
-    assert choices == expected + (['seeds'] if 'FORMS' in constant else [])
+    assert choices == expected + (['seeds', 'folds'] if 'FORMS' in constant else [])
 
 
 def test_default_image_cache_is_that_of_the_library(imported):
