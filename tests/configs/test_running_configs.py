@@ -1,9 +1,11 @@
 """Configs in use: a training step, data pipelines, metrics."""
 
+import json
 import re
 import socket
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from mmkdml.datasets import (
     convert_ham10000,
     convert_lgg,
     convert_multi_label,
+    convert_nnunet,
     convert_pcam,
     make_demo_data,
 )
@@ -86,6 +89,26 @@ def make_nih(folder):
     (folder / 'Data_Entry_2017.csv').write_text('\n'.join(lines))
 
 
+def make_hippocampus(folder):
+    """Write six MRI volumes in the layout of the Decathlon, each with all classes."""
+    rng = np.random.default_rng(3)
+    names = [f'hippocampus_{place:03}.nii.gz' for place in range(6)]
+    for part in ('imagesTr', 'labelsTr'):
+        (folder / part).mkdir(parents=True)
+        for name in names:
+            voxels = rng.integers(0, 3 if part == 'labelsTr' else 200, (12, 10, 8))
+            nibabel.save(
+                nibabel.Nifti1Image(voxels.astype(np.float32), np.eye(4)), folder / part / name
+            )
+    content = dict(
+        modality={'0': 'MRI'},
+        labels={'0': 'background', '1': 'Anterior', '2': 'Posterior'},
+        numTraining=len(names),
+        training=[dict(image=f'./imagesTr/{n}', label=f'./labelsTr/{n}') for n in names],
+    )
+    (folder / 'dataset.json').write_text(json.dumps(content))
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """Working directory with data in the published layout at the paths of the configs."""
@@ -98,6 +121,9 @@ def folder(tmp_path_factory):
         arguments = dict(task=task, ratios=(34, 33, 33), balance=2 if task == 'cls' else None)
         out = folder / f'data/ham10000/splits_{task}'
         convert_ham10000(folder / 'data/ham10000/published', out, **arguments)
+    make_hippocampus(folder / 'data/hippocampus/published')
+    source = folder / 'data/hippocampus/published'
+    convert_nnunet(source, folder / 'data/hippocampus', ratios=(34, 33, 33))
     make_nih(folder / 'data/nih/published')
     convert_multi_label(
         folder / 'data/nih/published',
@@ -203,12 +229,18 @@ def expected_losses(config, paper_transfers):
     return {
         'loss',
         *(f'{member}.{supervised}' for member in taught),
+        # The accuracy of several classes, which the heads compute.
+        *(f'{name}.decode.acc_seg' for name in taught if decoded_classes(config) > 2),
         *(
             f'{learner}.loss_from_{source}.{kind}'
             for source, learner, kind, _ in paper_transfers[mode, style]
         ),
         *changing_weights(config.model, paper_transfers[mode, style]),
     }
+
+
+def decoded_classes(config):
+    return config.model.students[0].get('decode_head', {}).get('num_classes', 0)
 
 
 def changing_weights(model, transfers):
