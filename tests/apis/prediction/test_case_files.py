@@ -41,7 +41,7 @@ def test_channels_of_a_case_are_grouped_by_folder():
         ('a_0000 a_0000', (1, 1), (2,), ['missing a_0001.nii; unexpected a_0000.nii']),
         ('a', (1,), (2,), ['a.nii: expected 2 channels', 'got 1']),
         ('a', (4,), (2,), ['a.nii: expected 2 channels', 'got 4 in the fourth dimension']),
-        ('a_0000 a_0001', (1, 5), (2,), ["files with one channel each, got more in ['a_0001.nii']"]),
+        ('a_0000 a_0001', (1, 5), (2,), ["one channel each, got more in ['a_0001.nii']"]),
     ],
 )
 def test_other_channels_raise(names, channels, allowed, facts):

@@ -102,6 +102,7 @@ def server(checkpoints, slices):
     dataset = 'test_dataloader.dataset'
     words = [config, checkpoint, '--no-browser', '--port', 0, '--device', 'cpu']
     words += ['--cfg-options', f'{dataset}.data_root={source}', f'{dataset}.ann_file={split}']
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
     process = subprocess.Popen(
         [sys.executable, ROOT / 'tools' / 'view.py', *map(str, words)],
         stdout=subprocess.PIPE,
@@ -109,6 +110,7 @@ def server(checkpoints, slices):
         text=True,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
     )
+    signal.signal(signal.SIGINT, before)
     address = re.search(r'http://127\.0\.0\.1:\d+/\?token=\S+', process.stdout.readline())
     yield address and address[0], process
     process.kill()

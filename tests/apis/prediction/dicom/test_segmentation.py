@@ -130,7 +130,7 @@ def test_empty_mask_is_an_object_with_its_geometry(write_enhanced, frames, tmp_p
     [
         (dict(StudyInstanceUID=None), 'x: StudyInstanceUID: expected a UID'),
         (dict(FrameOfReferenceUID=None), 'x: FrameOfReferenceUID: expected a UID'),
-        (dict(Modality=None), 'x: expected a series that segmentation objects support.*Modality.*writes NIfTI'),
+        (dict(Modality=None), 'x: expected a series that .* support.*Modality.*writes NIfTI'),
     ],
 )
 def test_sources_without_required_elements_raise(
