@@ -83,7 +83,7 @@ class ClassTable:
 
     @property
     def by_color(self) -> bool:
-        """Whether the values are colors."""
+        """True if the values are colors."""
         return isinstance(self.values[0], tuple)
 
     def to_info(self) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Tested:
 
     @property
     def varies(self) -> np.ndarray:
-        """Whether there is a variance to test with, (...)."""
+        """True if there is a variance to test with, (...)."""
         return np.all([one.total > _ZERO**2 for one in self.variances], axis=0)
 
     @property

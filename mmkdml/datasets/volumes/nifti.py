@@ -62,7 +62,7 @@ class NiftiFile:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the values are not the stored numbers."""
+        """True if the values differ from the stored numbers."""
         return (self.slope, self.intercept) != (1, 0)
 
     def slabs(
