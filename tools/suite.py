@@ -26,6 +26,14 @@ def main() -> None:
         default=1,
         help='number of processes, or GPUs, per run (default: %(default)s)',
     )
+    work.add_argument(
+        '--max-failures',
+        type=int,
+        default=3,
+        metavar='N',
+        help='failures in a row that stop a worker and release these runs for others; 0: no limit '
+        '(default: %(default)s)',
+    )
     files = argparse.ArgumentParser(add_help=False)
     files.add_argument('--out', type=Path, metavar='FILE', help='output file')
     files.add_argument('--force', action='store_true', help='replace FILE if it exists')
@@ -112,14 +120,17 @@ def main() -> None:
     args.function(args)
 
 
-def open_suite(args: argparse.Namespace, path: str, create: bool = False):
+def open_suite(args: argparse.Namespace, path: str, create: bool = False, retry_seconds: float = 0):
     """Load a suite and open its database."""
     from mmkdml.experiments import SuiteStore, load_suite
 
     suite = load_suite(path, args.work_dir)
     if args.storage:
-        return suite, SuiteStore(args.storage)
-    return suite, SuiteStore.in_folder(suite.work_dir, create)
+        store = SuiteStore(args.storage, retry_seconds=retry_seconds)
+    else:
+        store = SuiteStore.in_folder(suite.work_dir, create, retry_seconds)
+    store.check_suite(suite.name, suite.runs)
+    return suite, store
 
 
 def words(args: argparse.Namespace, path: str) -> str:
@@ -131,10 +142,11 @@ def words(args: argparse.Namespace, path: str) -> str:
 
 def run(args: argparse.Namespace, retry: bool = False) -> None:
     from mmkdml.experiments import progress, run_suite
+    from mmkdml.experiments.database import RETRY_SECONDS
 
-    suite, store = open_suite(args, args.suite, create=not retry)
+    suite, store = open_suite(args, args.suite, not retry, RETRY_SECONDS)
     try:
-        run_suite(suite, store, args.workers, args.processes, retry)
+        run_suite(suite, store, args.workers, args.processes, retry, args.max_failures)
     except KeyboardInterrupt:
         command = f'{tool_command("suite")} resume {words(args, args.suite)}'
         sys.exit(f'stopped; continue with: {command}')
@@ -164,7 +176,9 @@ def status(args: argparse.Namespace) -> None:
         seconds, note = state.seconds, state.error.splitlines()[-1] if state.error else ''
         if state.state == 'running':
             newest = RunCheckpoints([suite.work_dir / state.key]).newest()
-            seconds, note = time.time() - state.started, f'{newest.stem} saved' if newest else ''
+            # The clock of the worker's machine may be ahead.
+            seconds = max(0, time.time() - state.started)
+            note = f'{newest.stem} saved' if newest else ''
         time_taken = '' if seconds is None else in_words(seconds)
         rows.add_row([state.name, state.seed, state.state, time_taken, note])
     print(rows)

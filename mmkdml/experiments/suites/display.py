@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from mmkdml.console import OverallProgress
+from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.suites.progress import seconds_left
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
@@ -52,6 +53,10 @@ class SuiteDisplay:
             self._log(text)
             self._refresh()
 
+    def note(self, text: str) -> None:
+        """Print a line without reading the database, which may be away."""
+        self._log(text)
+
     def started(self) -> None:
         """Update the bar when a run starts."""
         with self._lock:
@@ -73,7 +78,10 @@ class SuiteDisplay:
             self._refresh()
 
     def _refresh(self) -> None:
-        states = self._store.states()
+        try:
+            states = self._store.states(retry=False)
+        except UnavailableError:  # the worker retries
+            return
         done = sum(run.state == DONE for run in states)
         failed, running = (sum(run.state == state for run in states) for state in (FAILED, RUNNING))
         note = ', '.join(

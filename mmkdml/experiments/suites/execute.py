@@ -80,7 +80,7 @@ def execute(
         ValueError: If settings or data differ from those of an earlier run in the folder or from
             ``registered``, or if the config is invalid.
     """
-    start = time.time()
+    start = time.monotonic()  # not negative if the clock is set
     config = run_config(spec, work_dir)
     settings = settings_text(config)
     if registered and (changes := settings_changes(registered, settings)):
@@ -112,7 +112,7 @@ def execute(
         measured[name] = Measurement(metrics, cases)
     if is_main_process():
         metadata = _metadata(spec, config, runner, teacher)
-        metadata.update(seconds=time.time() - start, checkpoints=epochs)
+        metadata.update(seconds=time.monotonic() - start, checkpoints=epochs)
         write_atomically(
             work_dir / RESULT, serialize_result(measured, read_curves(work_dir), metadata)
         )
@@ -241,4 +241,5 @@ def main() -> None:
     work_dir = Path(content.pop('work_dir'))
     launcher = 'pytorch' if 'LOCAL_RANK' in os.environ else 'none'
     registered = content.pop('registered', None)
+    content.pop('worker', None)
     execute(RunSpec(**content), work_dir, teacher, launcher, registered)

@@ -7,25 +7,35 @@ import signal
 import socket
 import subprocess
 import threading
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
 _STOP_SECONDS = 20.0
+_BOOT = Path('/proc/sys/kernel/random/boot_id')
 _ERROR_LINES = 12
 
 
 def this_host() -> str:
-    """Return the name of this machine and, on Linux, of the PID namespace (container)."""
+    """Return the name of this machine, its boot, and, on Linux, its PID namespace (container).
+
+    The names of cloned machines may be equal; their boot identifiers differ.
+    """
+    parts = [socket.gethostname()[:100]]
+    with suppress(OSError):
+        parts.append(os.readlink('/proc/self/ns/pid'))
     try:
-        return f'{socket.gethostname()}/{os.readlink("/proc/self/ns/pid")}'
-    except OSError:
-        return socket.gethostname()
+        parts.append(_BOOT.read_text().strip())
+    except OSError:  # macOS: the address of the network card; random without one
+        parts.append(f'{uuid.getnode():x}')
+    return '/'.join(parts)
 
 
 def is_dead(worker: str | None) -> bool:
     """Return whether a worker ran on this machine and its process has exited.
 
-    Zombies count as exited, because their parent may never reap them in a container.
+    Zombies count as exited, because their parent may never reap them in a container. Names of
+    earlier versions, without a boot identifier, are never those of this machine.
     """
     host, _, rest = (worker or '').rpartition('#')
     process = rest.partition('.')[0]

@@ -10,17 +10,23 @@ from contextlib import nullcontext
 
 import torch
 
+from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.run_spec import run_config, settings_text
 from mmkdml.experiments.suites.display import SuiteDisplay
 from mmkdml.experiments.suites.fold_data import check_folds
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
-from mmkdml.experiments.suites.worker import Worker
+from mmkdml.experiments.suites.worker import MAX_FAILURES, ConsecutiveFailuresError, Worker
 from mmkdml.statistics.records import RUNNING, WAITING
 
 
 def run_suite(
-    suite: Suite, store: SuiteStore, workers: int = 1, processes: int = 1, retry: bool = False
+    suite: Suite,
+    store: SuiteStore,
+    workers: int = 1,
+    processes: int = 1,
+    retry: bool = False,
+    max_failures: int = MAX_FAILURES,
 ) -> None:
     """Execute the waiting runs of a suite until all are done or failed.
 
@@ -32,13 +38,15 @@ def run_suite(
         store: Its database.
         workers: Number of concurrent runs.
         processes: Number of processes of each run.
-        retry: Also execute failed runs again.
+        retry: Also execute failed runs of this suite again.
+        max_failures: Number of failures in a row that stop a worker; 0 for no limit.
 
     Raises:
         KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the workers. Interrupted runs can
             be resumed.
         ValueError: If a config is invalid, its data do not have the folds of the suite, the suite
-            was started with other settings, or the database is not accessible.
+            was started with other settings, the database is not accessible or holds another
+            suite, or a worker stopped after several failures in a row.
     """
     settings: dict[str, str] = {}
     for run in suite.runs:
@@ -47,10 +55,10 @@ def run_suite(
             if suite.folds is not None:
                 check_folds(config, suite.folds)
             settings[run.name] = settings_text(config)
-    store.register(suite.runs, settings)
+    store.register(suite.runs, settings, suite.name)
     if retry:
-        store.retry_failed()
-    run_workers(suite, store, workers, processes)
+        store.retry_failed(suite.runs)
+    run_workers(suite, store, workers, processes, max_failures=max_failures)
 
 
 def run_workers(
@@ -59,6 +67,7 @@ def run_workers(
     workers: int = 1,
     processes: int = 1,
     log: Callable[[str], None] | None = None,
+    max_failures: int = MAX_FAILURES,
 ) -> None:
     """Execute the registered runs of a suite.
 
@@ -68,18 +77,24 @@ def run_workers(
         workers: Number of concurrent runs.
         processes: Number of processes of each run.
         log: Prints a line. Default: the console, with a live bar on a terminal.
+        max_failures: Number of failures in a row that stop a worker; 0 for no limit.
 
     Raises:
         KeyboardInterrupt: If a signal stopped the workers.
-        ValueError: If the database is not accessible.
+        ValueError: If the database is not accessible, or a worker stopped after failures.
     """
-    stop, errors = threading.Event(), []
+    stop = threading.Event()
+    errors: list[BaseException] = []
+    signals: list[int] = []
     display = SuiteDisplay(suite, store, log)
+    store.database.stop, store.database.log = stop, display.note
     unfinished = any(run.state in (WAITING, RUNNING) for run in store.states())
 
     def work(environment: Mapping[str, str]) -> None:
         try:
-            Worker(suite, store, stop, display, processes, environment).work()
+            Worker(suite, store, stop, display, processes, environment, max_failures).work()
+        except ConsecutiveFailuresError as error:  # the other workers continue
+            errors.append(error)
         except BaseException as error:  # re-raised below, when all workers have ended
             errors.append(error)
             stop.set()
@@ -88,10 +103,14 @@ def run_workers(
         threading.Thread(target=work, args=(_environment(index, workers, processes),))
         for index in range(workers)
     ]
+
+    def interrupt(number: int, _: object) -> None:
+        signals.append(number)
+        stop.set()
+
     # A KeyboardInterrupt could be raised at any point of `join`, so it is not used.
     handlers = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         with display if unfinished else nullcontext():
@@ -102,9 +121,11 @@ def run_workers(
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    if errors:
+        store.database.stop = threading.Event()
+    # A stopped worker does not wait for a database that is away.
+    if errors and not (signals and isinstance(errors[0], UnavailableError)):
         raise errors[0]
-    if stop.is_set():
+    if signals:
         raise KeyboardInterrupt
 
 

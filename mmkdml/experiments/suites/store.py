@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from pydantic import FiniteFloat, TypeAdapter
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.commands import tool_command
+from mmkdml.experiments.database import LOCK_SECONDS, Database
 from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, run_key, settings_changes
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 DATABASE = 'suite.db'
-LOCK_SECONDS = 60.0
-# Includes missing drivers, invalid URLs and values whose type differs from their column's.
-_DATABASE_ERRORS = (
-    SQLAlchemyError, ImportError, MemoryError, OverflowError, TypeError, ValueError
-)  # fmt: skip
+BLOCKED = 'its teacher '  # beginning of the error of a run whose teacher failed
+# The last lines of a log may contain long progress bars; MySQL's TEXT has 64 KiB.
+_ERROR_CHARACTERS = 10_000
+# Bytes that MySQL's drivers escape.
+_ESCAPED = [bytes([code]) for code in b'\0\n\r\x1a\'"\\']
+T = TypeVar('T')
 
 
 class _Base(DeclarativeBase):
@@ -47,6 +48,12 @@ class _Row(_Base):
     result: Mapped[bytes | None] = mapped_column(sa.LargeBinary(1 << 30), deferred=True)
 
 
+class _SuiteRow(_Base):
+    __tablename__ = 'suites'
+
+    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
+
+
 @dataclass(frozen=True)
 class RunState:
     """State of a run in the database, without its result.
@@ -56,7 +63,7 @@ class RunState:
         seed: Random seed.
         teacher: Name of the run that must be done first, if any.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
-        worker: Worker that claimed the run, ``<host>#<process id>.<number>``.
+        worker: Worker that claimed the run, ``<host>#<process id>.<token>``.
         heartbeat: Counter that the worker increments while the run is being executed.
         started: Unix time at which the worker claimed the run, by its own clock.
         seconds: Duration of a finished run.
@@ -88,29 +95,57 @@ class SuiteStore:
     Args:
         url: SQLAlchemy URL of the database, e.g. ``sqlite:///path/suite.db``.
         lock_seconds: Time to wait for a lock of SQLite.
+        retry_seconds: How long errors of a database that is away are retried.
+        log: Prints a line when the database gets lost and when it is back.
+
+    Attributes:
+        url: The URL without its password, for messages.
+        database: Retries and their limits.
 
     Raises:
         ValueError: From the constructor and all methods, if the database is not accessible, locked
             by another program, corrupt or read-only.
     """
 
-    def __init__(self, url: str, lock_seconds: float = LOCK_SECONDS) -> None:
-        self.url = url
-        options = {'connect_args': {'timeout': lock_seconds}} if url.startswith('sqlite') else {}
-        with self._explain_errors():
-            self.engine = sa.create_engine(url, **options)
+    def __init__(
+        self,
+        url: str,
+        lock_seconds: float = LOCK_SECONDS,
+        retry_seconds: float = 0,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.database = Database(url, lock_seconds)
+        self.database.retry_seconds, self.database.log = retry_seconds, log
+        self.url = self.database.url
+        self.engine = self.database.call(lambda: self._create_engine(url))
+        self._create_table(_Row)
+
+    def _create_engine(self, url: str) -> sa.Engine:
+        return self.database.use(sa.create_engine(url, **self.database.engine_options))
+
+    def _create_table(self, row: type[_Base]) -> None:
+        def create() -> None:
+            tables = [cast(sa.Table, row.__table__)]
             try:
-                _Base.metadata.create_all(self.engine)
-            except OperationalError:  # another worker created a table between check and creation
-                _Base.metadata.create_all(self.engine)
+                _Base.metadata.create_all(self.engine, tables)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                # Another worker created it between check and creation.
+                _Base.metadata.create_all(self.engine, tables)
+
+        self.database.call(create)
 
     @classmethod
-    def in_folder(cls, work_dir: str | Path, create: bool = True) -> SuiteStore:
+    def in_folder(
+        cls, work_dir: str | Path, create: bool = True, retry_seconds: float = 0
+    ) -> SuiteStore:
         """Open the SQLite database in a suite's folder.
 
         Args:
             work_dir: The folder.
             create: Create the database if it does not exist.
+            retry_seconds: How long to retry while another program has locked it.
 
         Raises:
             FileNotFoundError: If it does not exist and ``create`` is false.
@@ -122,25 +157,61 @@ class SuiteStore:
                 f'{tool_command("suite")} run, or set its folder with --work-dir'
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        return cls(f'sqlite:///{path}')
+        return cls(f'sqlite:///{path}', retry_seconds=retry_seconds)
 
-    def register(self, runs: Sequence[RunSpec], settings: Mapping[str, str]) -> int:
+    def check_suite(self, name: str, runs: Sequence[RunSpec]) -> None:
+        """Check that the database does not hold another suite.
+
+        Args:
+            name: Name of the suite.
+            runs: Its runs, by which a database of an earlier version is recognized.
+
+        Raises:
+            ValueError: If it does.
+        """
+
+        def stored(session: Session) -> tuple[Sequence[str], set[tuple[str, int]]]:
+            has_names = sa.inspect(session.connection()).has_table(_SuiteRow.__tablename__)
+            names = session.scalars(sa.select(_SuiteRow.name)).all() if has_names else ()
+            keys = session.execute(sa.select(_Row.name, _Row.seed))
+            return names, {(run, seed) for run, seed in keys}
+
+        names, keys = self._transaction(stored)
+        if names:
+            is_other = name not in names
+        else:
+            is_other = bool(keys) and keys.isdisjoint((run.name, run.seed) for run in runs)
+        if is_other:
+            held = ', '.join(names) or f'the runs {", ".join(sorted({run for run, _ in keys})[:3])}'
+            raise ValueError(
+                f'Invalid database {self.url}: expected that of the suite {name}, got one with '
+                f'{held}. Choose another folder (--work-dir) or database (--storage) for each suite'
+            )
+
+    def register(
+        self, runs: Sequence[RunSpec], settings: Mapping[str, str], suite: str | None = None
+    ) -> int:
         """Add runs that are not in the database yet.
 
         Args:
             runs: All runs of the suite.
             settings: Settings text of each run by name.
+            suite: Name of the suite, for :meth:`check_suite`.
 
         Returns:
             Number of added runs.
 
         Raises:
             ValueError: If a run is in the database with other settings or data; lists the
-                differences.
+                differences. If the database holds another suite.
         """
-        with self._session() as session:
-            columns = sa.select(_Row.name, _Row.seed, _Row.settings)
-            known = {(name, seed): text for name, seed, text in session.execute(columns)}
+        if suite is not None:
+            self._create_table(_SuiteRow)
+            self.check_suite(suite, runs)
+            self._transaction(lambda session: session.merge(_SuiteRow(name=suite)) and None)
+        columns = sa.select(_Row.name, _Row.seed, _Row.settings)
+        rows = self._transaction(lambda session: session.execute(columns).all())
+        known = {(name, seed): text for name, seed, text in rows}
         for run in runs:
             now = settings[run.name]
             before = known.get((run.name, run.seed), now)
@@ -155,36 +226,40 @@ class SuiteStore:
                 row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
                 self._execute(row.values(settings=now))
         new = [
-            _Row(name=run.name, seed=run.seed, position=position, teacher=run.teacher,
+            dict(name=run.name, seed=run.seed, position=position, teacher=run.teacher,
                  settings=settings[run.name], state=WAITING)
             for position, run in enumerate(runs)
             if (run.name, run.seed) not in known
         ]  # fmt: skip
         try:
-            with self._session() as session:
-                session.add_all(new)
+            self._transaction(lambda session: session.add_all(_Row(**row) for row in new))
         except ValueError as error:
-            if isinstance(error.__cause__, IntegrityError):  # another worker has just added them
+            # Another worker, or a first attempt without confirmation, has just added them.
+            if isinstance(error.__cause__, IntegrityError):
                 return self.register(runs, settings)
             raise
         return len(new)
 
-    def states(self) -> list[RunState]:
-        """Return the states of all runs, in the order of the suite."""
-        with self._session() as session:
-            rows = session.scalars(sa.select(_Row).order_by(_Row.position, _Row.name, _Row.seed))
-            fields = RunState.__dataclass_fields__
-            states = [{name: getattr(row, name) for name in fields} for row in rows]
+    def states(self, retry: bool = True) -> list[RunState]:
+        """Return the states of all runs, in the order of the suite.
+
+        Args:
+            retry: Wait for a database that is away.
+        """
+        fields = list(RunState.__dataclass_fields__)
+        columns = sa.select(*(getattr(_Row, name) for name in fields))
+        statement = columns.order_by(_Row.position, _Row.name, _Row.seed)
+        rows = self._transaction(lambda session: session.execute(statement).all(), retry)
         try:
-            return [_STATE.validate_python(state) for state in states]
+            return [_STATE.validate_python(row._asdict()) for row in rows]
         except ValueError as error:
             raise ValueError(f'Invalid row in {self.url}: {error}') from error
 
     def settings(self) -> dict[str, str]:
         """Return the settings text of each run by name."""
-        with self._session() as session:
-            rows = session.execute(sa.select(_Row.name, _Row.settings).distinct())
-            return {str(name): text for name, text in rows}
+        statement = sa.select(_Row.name, _Row.settings).distinct()
+        rows = self._transaction(lambda session: session.execute(statement).all())
+        return {str(name): text for name, text in rows}
 
     def claim(self, run: RunState, worker: str, now: float) -> bool:
         """Claim a run for a worker.
@@ -196,7 +271,8 @@ class SuiteStore:
 
         Returns:
             Whether it was claimed; false if the run has changed since ``run`` was read. Two workers
-            never claim the same run.
+            never claim the same run. After a lost connection it may be claimed nevertheless: then
+            its worker is the own one when it is read again.
         """
         return self._change(
             run,
@@ -210,14 +286,44 @@ class SuiteStore:
         return self._change(run, _owned_by(worker), heartbeat=_Row.heartbeat + 1)
 
     def finish(self, run: RunState, worker: str, result: bytes, seconds: float) -> bool:
-        """Store a result; false, without effect, if the worker does not own the run any more."""
+        """Store a result.
+
+        Returns:
+            False, without effect, if another worker owns the run.
+        """
         return self._change(
             run, _owned_by(worker), state=DONE, result=result, seconds=seconds, error=None
-        )
+        ) or self._is_in_state(run, worker, DONE)
 
     def fail(self, run: RunState, worker: str, error: str) -> bool:
         """Record a failure; false if the worker does not own the run any more."""
-        return self._change(run, _owned_by(worker), state=FAILED, error=error)
+        text = error.replace('\0', '')[-_ERROR_CHARACTERS:]  # PostgreSQL stores no NUL
+        return self._change(run, _owned_by(worker), state=FAILED, error=text) or self._is_in_state(
+            run, worker, FAILED
+        )
+
+    def _is_in_state(self, run: RunState, worker: str, state: str) -> bool:
+        """Return whether an earlier attempt, whose confirmation was lost, was successful."""
+        row = sa.select(_Row.state, _Row.worker).where(_Row.name == run.name, _Row.seed == run.seed)
+        found = self._transaction(lambda session: session.execute(row).one())
+        return tuple(found) == (state, worker)
+
+    def size_error(self, run: RunState, result: bytes) -> str | None:
+        """Return an error if a result is too large for a statement of MySQL or MariaDB."""
+        if self.engine.dialect.name not in ('mysql', 'mariadb'):
+            return None
+        packet = sa.text('SELECT @@max_allowed_packet')
+        limit = self._transaction(lambda session: session.scalar(packet)) or 0
+        size = len(result) + sum(map(result.count, _ESCAPED)) + 2048
+        if size <= limit:
+            return None
+        return (
+            f'Invalid result of {run.key}: expected at most max_allowed_packet of the database, '
+            f'{limit / 2**20:.1f} MiB, got {size / 2**20:.1f} MiB. Increase it (SET GLOBAL '
+            f'max_allowed_packet = {1 << max(size.bit_length(), 26)}, and in the configuration of '
+            'the server), and resume: the result is kept in the folder of the run, and only '
+            'recorded then'
+        )
 
     def release(self, run: RunState, worker: str) -> bool:
         """Release an unfinished run, so that others can claim it."""
@@ -227,21 +333,47 @@ class SuiteStore:
         """Mark a waiting run as failed because its teacher failed."""
         return self._change(run, (_Row.state == WAITING,), state=FAILED, error=error)
 
-    def retry_failed(self) -> int:
-        """Reset failed runs to waiting; returns their number."""
-        failed = sa.update(_Row).where(_Row.state == FAILED)
-        return self._execute(failed.values(state=WAITING, worker=None, error=None))
+    def retry_failed(self, runs: Iterable[RunSpec] | None = None) -> int:
+        """Reset failed runs to waiting.
+
+        Args:
+            runs: Runs of the suite. Default: all.
+
+        Returns:
+            Number of runs that were reset.
+        """
+        keys = None if runs is None else {(run.name, run.seed) for run in runs}
+        failed = [
+            run
+            for run in self.states()
+            if run.state == FAILED and (keys is None or (run.name, run.seed) in keys)
+        ]
+        for run in failed:
+            self._change(run, (_Row.state == FAILED,), state=WAITING, error=None)
+        return len(failed)
+
+    def release_failed(self, runs: Sequence[RunState], worker: str) -> None:
+        """Release runs that failed because of their machine, and those that need them.
+
+        Their errors are kept until a worker claims them.
+        """
+        for run in runs:
+            own = (_Row.state == FAILED, _Row.worker == worker)
+            self._change(run, own, state=WAITING)
+        # If their teachers stay failed, the next worker marks them again.
+        blocked = sa.update(_Row).where(_Row.state == FAILED, _Row.error.startswith(BLOCKED))
+        self._execute(blocked.values(state=WAITING, error=None))
 
     def results(self) -> Iterator[tuple[str, int, bytes]]:
         """Iterate over name, seed and result of all runs that are done."""
-        with self._session() as session:
-            keys = session.execute(sa.select(_Row.name, _Row.seed).where(_Row.state == DONE)).all()
-        for name, seed in keys:
-            with self._session() as session:
-                row = session.execute(
-                    sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
-                ).scalar_one()
-            yield name, seed, row or b''
+        done = sa.select(_Row.name, _Row.seed).where(_Row.state == DONE)
+        for name, seed in self._transaction(lambda session: session.execute(done).all()):
+            row = sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
+            yield name, seed, self._transaction(self._scalar(row)) or b''
+
+    @staticmethod
+    def _scalar(statement: sa.Select[tuple[T]]) -> Callable[[Session], T]:
+        return lambda session: session.execute(statement).scalar_one()
 
     def _change(self, run: RunState, conditions: Iterable[Any], **values: Any) -> bool:
         row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
@@ -249,37 +381,16 @@ class SuiteStore:
 
     def _execute(self, statement: sa.Update) -> int:
         """Execute an update in one transaction; returns the number of matched rows."""
-        with self._session() as session:
-            return cast(sa.CursorResult, session.execute(statement)).rowcount
+        return self._transaction(
+            lambda session: cast(sa.CursorResult, session.execute(statement)).rowcount
+        )
 
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        with self._explain_errors(), Session(self.engine) as session, session.begin():
-            yield session
+    def _transaction(self, function: Callable[[Session], T], retry: bool = True) -> T:
+        def transaction() -> T:
+            with Session(self.engine) as session, session.begin():
+                return function(session)
 
-    @contextmanager
-    def _explain_errors(self) -> Iterator[None]:
-        """Re-raise database errors with advice."""
-        try:
-            yield
-        except _DATABASE_ERRORS as error:
-            reason = str(getattr(error, 'orig', None) or error)
-            if isinstance(error, OperationalError) and 'locked' in reason:
-                advice = 'Close the other program that has locked it, and resume'
-            elif isinstance(error, OperationalError) and 'full' in reason:
-                advice = 'Free some space and resume; finished runs are kept'
-            elif isinstance(error, DatabaseError) and self.url.startswith('sqlite'):
-                advice = (
-                    'Move the file away and run the suite again: finished trainings are found in '
-                    'their folders and only tested again'
-                )
-                if 'I/O' in reason:  # SQLite's error for a quota and a limit on file sizes
-                    advice = f'Resume when disk, quota and limits allow it. If they do: {advice}'
-            else:
-                advice = 'Check the URL, the driver and your permissions'
-            raise ValueError(
-                f'Cannot access the database {self.url}: {reason}. {advice}'
-            ) from error
+        return self.database.call(transaction, retry)
 
 
 def _owned_by(worker: str) -> tuple[Any, ...]:

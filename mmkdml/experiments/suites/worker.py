@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
+import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -12,13 +13,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmkdml.console import in_words
+from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.run_spec import RunSpec, run_key
 from mmkdml.experiments.suites.display import SuiteDisplay
 from mmkdml.experiments.suites.processes import failure_reason, is_dead, stop_run, this_host
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
-from mmkdml.experiments.suites.store import RunState, SuiteStore
+from mmkdml.experiments.suites.store import BLOCKED, RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.files import own_file, write_atomically
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
@@ -27,8 +30,42 @@ LOG = 'run.log'
 SPEC = 'run.json'
 HEARTBEAT_SECONDS = 5.0
 GRACE_SECONDS = 90.0
+MAX_FAILURES = 3
 COMMAND = ('-m', 'mmkdml.experiments')
-_numbers = itertools.count(1)
+
+
+class ConsecutiveFailuresError(ValueError):
+    """A worker stopped because several runs in a row failed."""
+
+
+class _Heartbeat:
+    """Records heartbeats of a run in a thread, so that no database can block its worker.
+
+    Attributes:
+        is_lost: Whether another worker owns the run.
+        error: Error of the database that ended the heartbeats.
+    """
+
+    def __init__(self, store: SuiteStore, run: RunState, worker: str) -> None:
+        self._store, self._run, self._worker = store, run, worker
+        self.is_lost = False
+        self.error: Exception | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._record, daemon=True, name='heartbeat').start()
+
+    def _record(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            try:
+                if not self._store.record_heartbeat(self._run, self._worker):
+                    self.is_lost = True
+                    return
+            except Exception as error:  # raised by the worker
+                self.error = error
+                return
+
+    def end(self) -> None:
+        """Record no more heartbeats."""
+        self._ended.set()
 
 
 @dataclass(eq=False)
@@ -36,7 +73,9 @@ class Worker:
     """Executes runs of a suite until none is left; several machines can share one suite.
 
     A run whose worker is lost is claimed again: at once if the worker ran on this machine and its
-    process has exited, otherwise after :data:`GRACE_SECONDS` without a heartbeat.
+    process has exited, otherwise after :data:`GRACE_SECONDS` without a heartbeat. If its result is
+    in its folder, it is only recorded. A database that is away is retried as :attr:`store` is
+    configured; then the run is interrupted, and can be resumed.
 
     Args:
         suite: The suite.
@@ -45,6 +84,8 @@ class Worker:
         display: Prints when runs start and end.
         processes: Number of processes of each run, started by torchrun if more than one.
         environment: Additional environment variables of the runs.
+        max_failures: Number of runs that may fail in a row. The last one stops the worker and
+            releases all of them for others, because this machine may be the cause. 0: no limit.
         command: Arguments for Python, to which the path of the run's specification is appended.
         poll_seconds: Interval at which the run and the database are checked.
     """
@@ -55,18 +96,26 @@ class Worker:
     display: SuiteDisplay
     processes: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
+    max_failures: int = MAX_FAILURES
     command: Sequence[str | Path] = field(default_factory=lambda: COMMAND)
     poll_seconds: float = 0.5
 
     def __post_init__(self) -> None:
-        self.name = f'{this_host()}#{os.getpid()}.{next(_numbers)}'
+        self.name = f'{this_host()}#{os.getpid()}.{secrets.token_hex(6)}'
         self._specs = {(run.name, run.seed): run for run in self.suite.runs}
         # Worker, heartbeat and time of its last change, by run.
         self._heartbeats: dict[str, tuple[str | None, int, float]] = {}
+        self._last_read: float | None = None
+        self._failures: list[RunState] = []
         self._is_waiting = False
 
     def work(self) -> None:
-        """Execute runs until all are done or failed, or :attr:`stop` is set."""
+        """Execute runs until all are done or failed, or :attr:`stop` is set.
+
+        Raises:
+            ConsecutiveFailuresError: After :attr:`max_failures` failures in a row.
+            ValueError: If the database is not accessible.
+        """
         while not self.stop.is_set():
             run = self._claim_next()
             if run is not None:
@@ -96,6 +145,11 @@ class Worker:
 
     def _claim_next(self) -> RunState | None:
         states = {(run.name, run.seed): run for run in self.store.states()}
+        now = time.monotonic()
+        # Others may have been unable to record heartbeats while this worker could not read them.
+        if self._last_read is not None and now - self._last_read > GRACE_SECONDS / 3:
+            self._heartbeats.clear()
+        self._last_read = now
         for key, run in states.items():
             if key not in self._specs:
                 continue
@@ -103,7 +157,7 @@ class Worker:
             teachers = [states[name, run.seed] for name in names if (name, run.seed) in states]
             failed = next((one for one in teachers if one.state == FAILED), None)
             if run.state == WAITING and failed is not None:
-                reason = f'its teacher {failed.key} failed'
+                reason = f'{BLOCKED}{failed.key} failed'
                 if self.store.mark_blocked(run, reason):
                     self.display.line(f'{run.key} failed: {reason}')
             elif run.state == WAITING and not all(map(self._is_ready, teachers)):
@@ -125,7 +179,8 @@ class Worker:
         """
         if run.state != RUNNING:
             return False
-        if is_dead(run.worker):
+        # The own name: the confirmation of the claim was lost.
+        if run.worker == self.name or is_dead(run.worker):
             return True
         now = time.monotonic()
         worker, heartbeat, since = self._heartbeats.get(run.key, (None, -1, now))
@@ -137,39 +192,71 @@ class Worker:
     def _execute(self, run: RunState) -> None:
         spec = self._specs[run.name, run.seed]
         folder = self.suite.work_dir / run.key
-        start = time.monotonic()
         self.display.started()
-        try:
-            process, log_start = self._start(spec, folder)
-        except OSError as error:
-            self.store.fail(run, self.name, f'could not start: {error}')
-            self.display.line(f'{run.key} failed: {error}')
+        settings = self.store.settings().get(spec.name)
+        content = self._content(spec, folder, settings)
+        if _is_from(run.worker, content, folder):
+            _write_content(folder, content)
+            self.display.line(f'{run.key}: recording the result of an earlier worker')
+            self._record(run, folder)
             return
-        is_own = False
         try:
-            is_own = self._watch(process, run)
+            process, log_start = self._start(content, folder)
+        except OSError as error:
+            self._fail(run, f'could not start: {error}', str(error))
+            return
+        heartbeat = _Heartbeat(self.store, run, self.name)
+        try:
+            self._complete(run, folder, process, log_start, heartbeat)
+        finally:
+            heartbeat.end()
+
+    def _complete(
+        self,
+        run: RunState,
+        folder: Path,
+        process: subprocess.Popen,
+        log_start: int,
+        heartbeat: _Heartbeat,
+    ) -> None:
+        start, is_own = time.monotonic(), True
+        try:
+            is_own = self._watch(process, heartbeat, folder)
         finally:
             stop_run(process, gracefully=is_own)
         if not is_own:
             self.display.line(f'{run.key} was claimed by another worker')
         elif self.stop.is_set() and process.returncode != 0:
-            self.store.release(run, self.name)
-            self.display.line(f'{run.key} stopped; it can be resumed')
+            self._release(run)
+        elif process.returncode != 0:
+            error = failure_reason(folder / LOG, log_start, process.returncode)
+            self._fail(run, error, f'{error.splitlines()[-1]} (log: {folder / LOG})')
         else:
-            self._record(run, folder, process.returncode, log_start, time.monotonic() - start)
+            self._record(run, folder, time.monotonic() - start)
 
-    def _start(self, spec: RunSpec, folder: Path) -> tuple[subprocess.Popen, int]:
-        folder.mkdir(parents=True, exist_ok=True)
+    def _release(self, run: RunState) -> None:
+        try:
+            self.store.release(run, self.name)
+        except UnavailableError:  # others find that the worker has exited
+            self.display.note(f'{run.key} stopped; the database is away')
+        else:
+            self.display.line(f'{run.key} stopped; it can be resumed')
+
+    def _content(self, spec: RunSpec, folder: Path, settings: str | None) -> dict[str, Any]:
         teachers = [
             name and str(self.suite.work_dir / run_key(name, spec.seed))
             for name in spec.fold_teachers or (spec.teacher,)
         ]
-        content = asdict(spec) | dict(
+        return asdict(spec) | dict(
             work_dir=str(folder),
             teacher_dir=teachers if spec.fold_teachers else teachers[0],
-            registered=self.store.settings().get(spec.name),
+            registered=settings,
+            worker=self.name,
         )
-        write_atomically(folder / SPEC, json.dumps(content, indent=1).encode())
+
+    def _start(self, content: Mapping[str, Any], folder: Path) -> tuple[subprocess.Popen, int]:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_content(folder, content)
         (folder / RESULT).unlink(missing_ok=True)
         command = [sys.executable]
         if self.processes > 1:
@@ -188,32 +275,101 @@ class Worker:
             )
         return process, start
 
-    def _watch(self, process: subprocess.Popen, run: RunState) -> bool:
-        """Wait until a run ends; return False at once if another worker has claimed it."""
-        last_heartbeat = time.monotonic()
+    def _watch(self, process: subprocess.Popen, heartbeat: _Heartbeat, folder: Path) -> bool:
+        """Wait until a run ends; return False at once if another worker has claimed it.
+
+        Does not use the database, which may not answer.
+        """
+        last_check = time.monotonic()
         while process.poll() is None and not self.stop.is_set():
-            if time.monotonic() - last_heartbeat > HEARTBEAT_SECONDS:
-                if not self.store.record_heartbeat(run, self.name):
+            if heartbeat.is_lost:
+                return False
+            if heartbeat.error is not None:
+                raise heartbeat.error
+            if time.monotonic() - last_check > HEARTBEAT_SECONDS:
+                # Its new worker may reach the database when this one does not.
+                if _content_of(folder).get('worker', self.name) != self.name:
                     return False
-                last_heartbeat = time.monotonic()
+                last_check = time.monotonic()
             self.stop.wait(self.poll_seconds)
         return True
 
-    def _record(
-        self, run: RunState, folder: Path, code: int, log_start: int, seconds: float
-    ) -> None:
-        error = None
-        if code == 0:
-            try:
-                content = (folder / RESULT).read_bytes()
-                measured, _, _ = deserialize_result(content)
-            except (OSError, ValueError) as problem:
-                error = f'{folder / RESULT}: {problem}'
-        else:
-            error = failure_reason(folder / LOG, log_start, code)
-        if error is not None:
-            # Log first: if the disk is full, storing the error may fail, too.
-            self.display.line(f'{run.key} failed: {error.splitlines()[-1]} (log: {folder / LOG})')
-            self.store.fail(run, self.name, error)
-        elif self.store.finish(run, self.name, content, seconds):
+    def _record(self, run: RunState, folder: Path, seconds: float | None = None) -> None:
+        """Record the result in a run's folder.
+
+        Args:
+            run: The run.
+            folder: Its folder.
+            seconds: Duration of the run. Default: that in the result.
+        """
+        try:
+            content = (folder / RESULT).read_bytes()
+            measured, _, metadata = deserialize_result(content)
+            seconds = float(metadata.get('seconds', 0)) if seconds is None else seconds
+        except (OSError, TypeError, ValueError) as problem:
+            self._fail(run, f'{folder / RESULT}: {problem}')
+            return
+        try:
+            if error_of_size := self.store.size_error(run, content):
+                self._fail(run, error_of_size)
+                return
+            is_recorded = self.store.finish(run, self.name, content, seconds)
+        except UnavailableError:
+            self.display.note(f'{run.key} finished, but is not recorded yet: {folder / RESULT}')
+            raise
+        self._failures = []
+        if is_recorded:
             self.display.finished(run.key, measured['best'], in_words(seconds))
+
+    def _fail(self, run: RunState, error: str, line: str | None = None) -> None:
+        """Record a failure.
+
+        Raises:
+            ConsecutiveFailuresError: After :attr:`max_failures` failures in a row.
+        """
+        # Log first: if the disk is full, storing the error may fail, too.
+        last_line = line or error
+        self.display.line(f'{run.key} failed: {last_line}')
+        if not self.store.fail(run, self.name, error):
+            return
+        self._failures.append(run)
+        if not 0 < self.max_failures <= len(self._failures):
+            return
+        self.store.release_failed(self._failures, self.name)
+        keys = ', '.join(one.key for one in self._failures)
+        raise ConsecutiveFailuresError(
+            f'{len(self._failures)} runs in a row failed on {socket.gethostname()}: {keys}. The '
+            f'last error: {last_line}. These runs wait for other workers. Fix the cause and '
+            'resume, or allow more failures with --max-failures (0: any number)'
+        )
+
+
+def _write_content(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(folder / SPEC, json.dumps(content, indent=1).encode())
+
+
+def _content_of(folder: Path) -> dict[str, Any]:
+    """Read the specification of the last attempt in a folder; empty if there is none."""
+    try:
+        content = json.loads((folder / SPEC).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is_from(worker: str | None, content: Mapping[str, Any], folder: Path) -> bool:
+    """Return whether a folder has the result of exactly the attempt of an earlier worker.
+
+    Args:
+        worker: The earlier worker.
+        content: Specification of the run.
+        folder: Folder of the run.
+    """
+    expected = json.loads(json.dumps({**content, 'worker': worker}))
+    if worker is None or _content_of(folder) != expected:
+        return False
+    try:
+        deserialize_result((folder / RESULT).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True

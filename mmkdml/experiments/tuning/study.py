@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from mmkdml.apis.run.settings import other_settings_error
+from mmkdml.experiments.database import LOCK_SECONDS
 from mmkdml.experiments.run_spec import settings_changes
-from mmkdml.experiments.suites.store import LOCK_SECONDS
 
 HEARTBEAT_SECONDS = 5
 GRACE_SECONDS = 60

@@ -18,7 +18,7 @@ def states(store):
 
 def test_failed_runs_are_repeated_only_with_retry(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(run, 'run_workers', lambda *_: seen.extend(states(store)))
+    monkeypatch.setattr(run, 'run_workers', lambda *_, **__: seen.extend(states(store)))
     (tmp_path / 'c.py').write_text('model = dict()\n')
     specs = (RunSpec('a', 0, str(tmp_path / 'c.py')),)
     suite = Suite('s', 's.py', 'T', ('IoU',), (), specs, tmp_path)

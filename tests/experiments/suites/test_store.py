@@ -137,7 +137,7 @@ def test_failed_runs_can_be_retried(store):
     assert not store.mark_blocked(first(store), 'x')  # only a waiting run
     assert store.mark_blocked(store.states()[1], 'its teacher failed')
     assert store.retry_failed() == 2
-    assert {(run.state, run.error, run.worker) for run in store.states()} == {(WAITING, None, None)}
+    assert {(run.state, run.error) for run in store.states()} == {(WAITING, None)}
 
 
 def test_released_run_is_waiting(store):

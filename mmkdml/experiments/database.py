@@ -1,0 +1,334 @@
+"""Access to databases that may be away for a while: time-outs, retries and error messages."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
+
+from mmkdml.console import in_words
+
+LOCK_SECONDS = 60.0
+CONNECT_SECONDS = 10
+STATEMENT_SECONDS = 60
+# How long workers retry; another program than a worker fails at once.
+RETRY_SECONDS = 600.0
+_STOP_SECONDS = 5.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.2, 10.0
+# Includes missing drivers, invalid URLs and values whose type differs from their column's.
+_ERRORS: tuple[type[BaseException], ...] = (
+    SQLAlchemyError, ImportError, MemoryError, OSError, OverflowError, TypeError, ValueError
+)  # fmt: skip
+# SQLSTATE: connection lost, rolled back, too many connections, lock, canceled, shut down.
+_STATES = ('08', '40', '53300', '55P03', '57014', '57P0')
+# MySQL and MariaDB: connections (1040 to 1927, 2002 to 4031), locks (1205, 1213), time-outs.
+_CODES = {
+    1040, 1053, 1077, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1317, 1927, 1969, 2002, 2003, 2006,
+    2013, 2055, 3024, 4031,
+}  # fmt: skip
+_MYSQL = ('mysql', 'mariadb')
+# libpq reports errors of connecting without SQLSTATE; these do not pass by themselves.
+_PERMANENT = re.compile(
+    'password|authentication|does not exist|pg_hba|[Pp]ermission denied|certificate|support SSL|'
+    'invalid (connection|integer|port|URI|dsn|sslmode)'
+)
+_UNKNOWN_HOST = re.compile('translate host|resolve|[Nn]ame or service not known|nodename nor')
+_SECRET = re.compile('pass|pwd|secret|token|odbc_connect', re.IGNORECASE)
+_TIMEOUTS: dict[str, dict[str, int]] = {
+    **dict.fromkeys(
+        ('psycopg', 'psycopg2'),
+        dict(connect_timeout=CONNECT_SECONDS, keepalives_idle=30, keepalives_interval=10),
+    ),
+    **dict.fromkeys(
+        ('pymysql', 'mysqldb'),
+        dict(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=STATEMENT_SECONDS,
+            write_timeout=STATEMENT_SECONDS,
+        ),
+    ),
+    'mysqlconnector': dict(connection_timeout=CONNECT_SECONDS),
+    'pg8000': dict(timeout=STATEMENT_SECONDS),
+}
+T = TypeVar('T')
+
+
+class UnavailableError(ValueError):
+    """A database was unreachable until the limit of the retries, or until the program stopped."""
+
+
+class Database:
+    """Calls functions that use a database, each with a time limit, and again if it is away.
+
+    A restarted server, a lost connection, a lock and a server that does not answer are transient
+    errors: they are retried with increasing delays for :attr:`retry_seconds`. All other errors are
+    raised at once.
+
+    Args:
+        url: SQLAlchemy URL.
+        lock_seconds: Time to wait for a lock of SQLite.
+        errors: Errors that are explained as those of the database; by default also values whose
+            type differs from their column's.
+
+    Attributes:
+        url: The URL without passwords, for messages.
+        engine: Set by the owner; after a time-out its connections are not used again.
+        retry_seconds: How long transient errors are retried. Default: not at all.
+        stop: When set, calls end within some seconds and are not retried.
+        log: Prints a line when the database gets lost and when it is back.
+        back_since: Value of ``time.monotonic()`` when the database was back after an outage.
+
+    Raises:
+        ValueError: If the URL is invalid or its driver is missing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        lock_seconds: float = LOCK_SECONDS,
+        errors: tuple[type[BaseException], ...] = _ERRORS,
+    ) -> None:
+        self.url, self._secrets = _without_passwords(url)
+        self._lock_seconds, self._errors, self._backend = lock_seconds, _ERRORS, ''
+        self.engine: Engine | None = None
+        self.retry_seconds = 0.0
+        self.stop = threading.Event()
+        self.log: Callable[[str], None] = lambda _: None
+        self.back_since = -float('inf')
+        self._lost_since: float | None = None
+        self._has_connected = self._gave_up = False
+        self._lock = threading.Lock()
+        self._inside = threading.local()
+        with self._explain_errors():
+            parsed = sa.make_url(url)
+            if '@' in (parsed.host or ''):
+                raise ValueError('expected one @. Write an @ of the password as %40')
+            self._backend = parsed.get_backend_name()
+            self.engine_options = self._engine_options(parsed)
+        self._errors = errors
+        in_memory = self._backend == 'sqlite' and parsed.database in (None, '', ':memory:')
+        # A database in memory belongs to its thread.
+        self._limit = None if in_memory else CONNECT_SECONDS + STATEMENT_SECONDS
+        if self._limit and self._backend == 'sqlite':
+            self._limit += lock_seconds
+
+    def _engine_options(self, url: URL) -> dict[str, Any]:
+        if self._backend == 'sqlite':
+            return dict(connect_args=dict(timeout=self._lock_seconds))
+        options = _TIMEOUTS.get(url.get_driver_name(), {})
+        return dict(
+            connect_args={key: value for key, value in options.items() if key not in url.query},
+            pool_pre_ping=True,
+            # Hundreds of idle workers would use up the connections of a server.
+            pool_size=1,
+            max_overflow=-1,
+        )
+
+    def use(self, engine: Engine) -> Engine:
+        """Set :attr:`engine`, and limit the duration of its statements."""
+        self.engine = engine
+        if self._backend == 'postgresql':
+
+            @sa.event.listens_for(engine, 'begin')
+            def limit(connection: sa.Connection) -> None:
+                connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
+
+        return engine
+
+    def call(self, function: Callable[[], T], retry: bool = True) -> T:
+        """Return the value of a function that uses the database.
+
+        Args:
+            function: Must have the same effect if it is called again after it succeeded, because
+                a connection may be lost before the confirmation of a commit arrives.
+            retry: Retry transient errors for :attr:`retry_seconds`.
+
+        Raises:
+            UnavailableError: If a transient error did not pass.
+            ValueError: After other errors of the database.
+        """
+        if getattr(self._inside, 'flag', False):
+            return function()
+        seconds = self.retry_seconds if retry else 0
+        with self._explain_errors(seconds):
+            return self._call(function, seconds)
+
+    def _call(self, function: Callable[[], T], seconds: float) -> T:
+        start, delay = None, _FIRST_DELAY
+        while True:
+            try:
+                result = self._call_in_thread(function)
+            except Exception as error:
+                if not self._is_transient(error):
+                    raise
+                now = time.monotonic()
+                start = now if start is None else start
+                left = 0 if self._gave_up or self.stop.is_set() else start + seconds - now
+                if left <= 0:
+                    self._gave_up = self._gave_up or seconds > 0
+                    raise
+                self._note_lost(self._reason(error), seconds)
+                self.stop.wait(min(delay, left))
+                delay = min(2 * delay, _LONGEST_DELAY)
+            else:
+                self._note_back()
+                return result
+
+    def _call_in_thread(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread, which is abandoned if it does not return in time.
+
+        No driver limits all of: looking up a host, connecting, waiting for a paused server.
+        """
+        if self._limit is None:
+            return function()
+        outcome: list[tuple[bool, Any]] = []
+        ended = threading.Event()
+
+        def work() -> None:
+            self._inside.flag = True
+            try:
+                outcome.append((True, function()))
+            except BaseException as error:  # raised below
+                outcome.append((False, error))
+            ended.set()
+
+        threading.Thread(target=work, daemon=True, name='database').start()
+        end = time.monotonic() + self._limit
+        while not ended.wait(0.1):
+            if self.stop.is_set():
+                end = min(end, time.monotonic() + _STOP_SECONDS)
+            if time.monotonic() > end:
+                if self.engine is not None:
+                    self.engine.dispose(close=False)
+                raise TimeoutError('no answer from the server')
+        succeeded, value = outcome[0]
+        if not succeeded:
+            raise value
+        return value
+
+    def _note_lost(self, reason: str, seconds: float) -> None:
+        with self._lock:
+            is_new = self._lost_since is None
+            self._lost_since = self._lost_since or time.monotonic()
+        if is_new:
+            self.log(
+                f'database {self.url} is away: {reason}. Retrying for up to {in_words(seconds)}'
+            )
+
+    def _note_back(self) -> None:
+        with self._lock:
+            lost, self._lost_since = self._lost_since, None
+            self._has_connected, self._gave_up = True, False
+            if lost is not None:
+                self.back_since = time.monotonic()
+        if lost is not None:
+            self.log(f'database is back after {in_words(self.back_since - lost)}')
+
+    def _is_transient(self, error: BaseException) -> bool:
+        error = _cause(error)
+        if isinstance(error, (TimeoutError, ConnectionError, sa.exc.TimeoutError)):
+            return True
+        if not isinstance(error, DBAPIError):
+            return False
+        reason = str(error.orig)
+        if self._backend == 'sqlite':
+            return isinstance(error, OperationalError) and 'locked' in reason
+        if _UNKNOWN_HOST.search(reason):  # before the first connection, an error in the URL
+            return self._has_connected
+        if self._backend in _MYSQL:
+            return _code(error) in _CODES
+        state = getattr(error.orig, 'sqlstate', None) or getattr(error.orig, 'pgcode', None)
+        if self._backend == 'postgresql' and not error.connection_invalidated:
+            if state:
+                return str(state).startswith(_STATES)
+            return isinstance(error, OperationalError) and not _PERMANENT.search(reason)
+        return error.connection_invalidated
+
+    def _reason(self, error: BaseException) -> str:
+        error = _cause(error)
+        return self.hide(' '.join(str(getattr(error, 'orig', None) or error).split()))
+
+    def hide(self, text: str) -> str:
+        """Replace the passwords of the URL in a text, e.g. an error message of a driver."""
+        for secret in self._secrets:
+            text = text.replace(secret, '***')
+        return text
+
+    @contextmanager
+    def _explain_errors(self, seconds: float = 0) -> Iterator[None]:
+        """Re-raise database errors with advice."""
+        try:
+            yield
+        except UnavailableError:
+            raise
+        except Exception as error:
+            cause = _cause(error)
+            is_transient = self._is_transient(error)
+            if not (is_transient or isinstance(cause, self._errors)):
+                raise
+            kind = UnavailableError if is_transient else ValueError
+            advice = self._advice(cause, self._reason(error), is_transient)
+            reason = self._reason(error).rstrip('.')
+            retried = f' (retried for {in_words(seconds)})' if is_transient and seconds else ''
+            raise kind(
+                f'Cannot access the database {self.url}: {reason}{retried}. {advice}'
+            ) from cause
+
+    def _advice(self, error: BaseException, reason: str, is_transient: bool) -> str:
+        is_sqlite = self.url.startswith('sqlite')
+        if isinstance(error, OperationalError) and 'locked' in reason:
+            return 'Close the other program that has locked it, and resume'
+        if is_transient:
+            return (
+                'Check that its server is running and reachable, and resume: checkpoints and '
+                'results that are not recorded yet are kept in the folders of the runs'
+            )
+        if isinstance(error, OperationalError) and 'full' in reason:
+            return 'Free some space and resume; finished runs are kept'
+        if isinstance(error, DatabaseError) and is_sqlite:
+            advice = (
+                'Move the file away and run the suite again: finished trainings are found in '
+                'their folders and only tested again'
+            )
+            if 'I/O' in reason:  # SQLite's error for a quota and a limit on file sizes
+                advice = f'Resume when disk, quota and limits allow it. If they do: {advice}'
+            return advice
+        if _code(error) == 1153:
+            return 'Increase max_allowed_packet of the server, and resume'
+        return 'Check the URL, the driver, the password and your permissions'
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the database's error that another library has wrapped."""
+    inner = error.__cause__
+    is_wrapper = isinstance(inner, SQLAlchemyError) and not isinstance(error, SQLAlchemyError)
+    return inner if inner is not None and is_wrapper else error
+
+
+def _code(error: BaseException) -> Any:
+    arguments = getattr(getattr(error, 'orig', None), 'args', ())
+    return arguments[0] if arguments else None
+
+
+def _without_passwords(url: str) -> tuple[str, list[str]]:
+    """Return a URL for messages, and its secret parts, longest first."""
+    secrets = set()
+    hidden = url
+    if match := re.match(r'[^:/]+://[^:/@]*:(.*)@', url):
+        secrets.add(match[1])
+        hidden = f'{url[: match.start(1)]}***{url[match.end(1) :]}'
+    for match in re.finditer(r'[?&]([^=&]*)=([^&]*)', hidden):
+        if _SECRET.search(match[1]) and not match[1].endswith('file'):
+            secrets.add(match[2])
+    secrets |= {unquote(secret) for secret in secrets}
+    for secret in sorted(secrets, key=len, reverse=True):
+        hidden = re.sub(rf'(?<==){re.escape(secret)}', '***', hidden)
+    return hidden, sorted(filter(None, secrets), key=len, reverse=True)
