@@ -137,6 +137,9 @@ VIEW = [
     'uvicorn>=0.30,<1',
 ]
 
+# tools/suite.py run --engine ray; not part of `all`, because it is large.
+RAY = ['ray>=2.40,<3']
+
 ALL = sorted({*EXPERIMENTS, *ANALYSIS, *EXPORT, *MEDICAL, *DETECTION})
 
 EXTRAS_REQUIRE = {
@@ -147,10 +150,12 @@ EXTRAS_REQUIRE = {
     'detection': DETECTION,
     'logging': LOGGING,
     'view': VIEW,
+    'ray': RAY,
     'all': ALL,
     'test': [
         *ALL,
         *VIEW,
+        *RAY,
         'pytest>=9,<10',
         # On two cores, two processes with one thread finish sooner than one with two threads.
         'pytest-xdist>=3.8,<4',

@@ -27,6 +27,26 @@ def main() -> None:
         help='number of processes, or GPUs, per run (default: %(default)s)',
     )
     work.add_argument(
+        '--engine',
+        choices=('local', 'ray'),
+        default='local',
+        help='ray: execute the runs as tasks of Ray, on all machines of its cluster '
+        '(default: %(default)s)',
+    )
+    for_ray = work.add_argument_group('options of --engine ray')
+    for_ray.add_argument(
+        '--address', help='address of the cluster (default: that of this machine, or a new one)'
+    )
+    for_ray.add_argument(
+        '--cpus', type=float, metavar='N', help='CPU cores per run (default: one per process)'
+    )
+    for_ray.add_argument(
+        '--gpus',
+        type=float,
+        metavar='N',
+        help='GPUs per run, e.g. 0.5 (default: one per process if the cluster has GPUs)',
+    )
+    work.add_argument(
         '--max-failures',
         type=int,
         default=3,
@@ -140,13 +160,29 @@ def words(args: argparse.Namespace, path: str) -> str:
     return shlex.join([str(path), *folder]) + (' --storage URL' if args.storage else '')
 
 
+def check_engine(args: argparse.Namespace) -> None:
+    """Refuse options of the other engine, which would have no effect."""
+    of_local = {'workers': 1, 'max_failures': 3}
+    others = of_local if args.engine == 'ray' else dict.fromkeys(('address', 'cpus', 'gpus'))
+    for name, default in others.items():
+        if getattr(args, name) != default:
+            raise ValueError(
+                f'Invalid --{name.replace("_", "-")}: no option of --engine {args.engine}'
+            )
+
+
 def run(args: argparse.Namespace, retry: bool = False) -> None:
-    from mmkdml.experiments import progress, run_suite
+    from mmkdml.experiments import progress, run_on_ray, run_suite
     from mmkdml.experiments.database import RETRY_SECONDS
 
+    check_engine(args)
     suite, store = open_suite(args, args.suite, not retry, RETRY_SECONDS)
     try:
-        run_suite(suite, store, args.workers, args.processes, retry, args.max_failures)
+        if args.engine == 'ray':
+            resources = args.processes, args.cpus, args.gpus
+            run_on_ray(suite, store, args.address, *resources, retry=retry)
+        else:
+            run_suite(suite, store, args.workers, args.processes, retry, args.max_failures)
     except KeyboardInterrupt:
         command = f'{tool_command("suite")} resume {words(args, args.suite)}'
         sys.exit(f'stopped; continue with: {command}')

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmkdml.experiments.report.tables import FORMS, build_table, render
     from mmkdml.experiments.run_spec import RunSpec
     from mmkdml.experiments.suites.progress import progress
+    from mmkdml.experiments.suites.ray_engine import run_on_ray
     from mmkdml.experiments.suites.read import read_suite
     from mmkdml.experiments.suites.run import run_suite
     from mmkdml.experiments.suites.store import SuiteStore
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.report.tables': ['FORMS', 'build_table', 'render'],
         '.run_spec': ['RunSpec'],
         '.suites.progress': ['progress'],
+        '.suites.ray_engine': ['run_on_ray'],
         '.suites.read': ['read_suite'],
         '.suites.run': ['run_suite'],
         '.suites.store': ['SuiteStore'],

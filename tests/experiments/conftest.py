@@ -25,8 +25,9 @@ SCRIPT = """
     with (folder / 'executed').open('a') as executed:
         executed.write(f"{os.getpid()} {spec['teacher_dir']}\\n")
     print('working', flush=True)
-    while options.get('hang'):
-        time.sleep(0.02)
+    while options.get('hang') or (options.get('hang_once') and not (folder / 'hung').exists()):
+        (folder / 'hung').touch()
+        time.sleep(600 if options.get('hang_once') else 0.02)
     if options.get('killed'):
         os.kill(os.getpid(), options['killed'])
     if options.get('fail') and not (folder / 'fixed').exists():

@@ -200,6 +200,14 @@ def test_storage_is_a_database_url(tmp_path, output_of, small):
     assert output_of('status', small, '--storage', url).splitlines()[-1] == '0 of 0 done'
 
 
+@pytest.mark.parametrize(
+    ('engine', 'option'), [('local', '--gpus'), ('local', '--address'), ('ray', '--workers')]
+)
+def test_options_of_the_other_engine_are_refused(tool, tmp_path, engine, option):
+    with pytest.raises(SystemExit, match=f'{option}: .*{engine}'):
+        tool('suite', 'run', tmp_path, '--engine', engine, option, '2', experiment=False)
+
+
 def test_power_of_a_planned_suite(output_of):
     """Nothing has been run: sizes and standard deviations are stated."""
     sizes = ('--groups', 20, 110, '--seeds', 1, 3, '--claims', 3)

@@ -70,7 +70,7 @@ class SuiteDisplay:
             value = test_score(measured, measure)
             best = ''
             sign = -1 if MEASURES[measure].info.higher_is_better is False else 1
-            if sign * value > self._best:
+            if len(self._suite.runs) > 1 and sign * value > self._best:
                 self._best, best = sign * value, ', best so far'
                 self._note = f'best {measure} {value:.2f}: {key}'
             score = f'{measure} {value:6.2f}' if math.isfinite(value) else f'{measure} undefined'

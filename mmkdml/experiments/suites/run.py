@@ -19,6 +19,8 @@ from mmkdml.experiments.suites.suite import Suite
 from mmkdml.experiments.suites.worker import MAX_FAILURES, ConsecutiveFailuresError, Worker
 from mmkdml.statistics.records import RUNNING, WAITING
 
+_JOIN_SECONDS = 0.2
+
 
 def run_suite(
     suite: Suite,
@@ -48,6 +50,21 @@ def run_suite(
             was started with other settings, the database is not accessible or holds another
             suite, or a worker stopped after several failures in a row.
     """
+    register_suite(suite, store, retry)
+    run_workers(suite, store, workers, processes, max_failures=max_failures)
+
+
+def register_suite(suite: Suite, store: SuiteStore, retry: bool = False) -> None:
+    """Check the configs of a suite, and add its runs to the database.
+
+    Args:
+        suite: The suite.
+        store: Its database.
+        retry: Also reset failed runs of this suite to waiting.
+
+    Raises:
+        ValueError: As :func:`run_suite`, which begins with it.
+    """
     settings: dict[str, str] = {}
     for run in suite.runs:
         if run.name not in settings:  # all seeds have the same settings
@@ -58,7 +75,6 @@ def run_suite(
     store.register(suite.runs, settings, suite.name)
     if retry:
         store.retry_failed(suite.runs)
-    run_workers(suite, store, workers, processes, max_failures=max_failures)
 
 
 def run_workers(
@@ -76,7 +92,7 @@ def run_workers(
         store: Its database.
         workers: Number of concurrent runs.
         processes: Number of processes of each run.
-        log: Prints a line. Default: the console, with a live bar on a terminal.
+        log: Prints a line. Default: the console, with a header and a live bar on a terminal.
         max_failures: Number of failures in a row that stop a worker; 0 for no limit.
 
     Raises:
@@ -89,6 +105,7 @@ def run_workers(
     display = SuiteDisplay(suite, store, log)
     store.database.stop, store.database.log = stop, display.note
     unfinished = any(run.state in (WAITING, RUNNING) for run in store.states())
+    has_bar = unfinished and log is None
 
     def work(environment: Mapping[str, str]) -> None:
         try:
@@ -113,11 +130,13 @@ def run_workers(
         number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with display if unfinished else nullcontext():
+        with display if has_bar else nullcontext():
             for thread in threads:
                 thread.start()
+            # Ray interrupts tasks without a signal, which would not end a join without time-out.
             for thread in threads:
-                thread.join()
+                while thread.is_alive():
+                    thread.join(_JOIN_SECONDS)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,0 +1,105 @@
+"""Execution of a suite on Ray: each run is a task, which starts after the tasks of its teachers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmkdml.experiments.database import RETRY_SECONDS
+from mmkdml.experiments.suites.display import SuiteDisplay
+from mmkdml.experiments.suites.run import register_suite, run_workers
+from mmkdml.experiments.suites.store import SuiteStore
+from mmkdml.experiments.suites.suite import Suite
+from mmkdml.optional import require
+from mmkdml.statistics.records import RUNNING, WAITING
+
+#: How often a task is started again after its node was lost.
+MAX_RETRIES = 10
+_STOP_SECONDS = 60.0
+_POLL_SECONDS = 1.0
+
+
+def run_on_ray(
+    suite: Suite,
+    store: SuiteStore,
+    address: str | None = None,
+    processes: int = 1,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    retry: bool = False,
+) -> None:
+    """Execute the waiting runs of a suite as tasks of Ray.
+
+    All nodes need the same packages, the working directory and the folder of the suite under the
+    same paths, and access to the database. If a node is lost, Ray starts its runs on others, where
+    they resume from their newest checkpoints after
+    :data:`~mmkdml.experiments.suites.worker.GRACE_SECONDS`.
+
+    Args:
+        suite: The suite.
+        store: Its database, which records states and results as with other workers.
+        address: Address of a Ray cluster, ``'auto'`` for the one of this machine. Default: as in
+            ``ray.init``, i.e., ``RAY_ADDRESS``, a cluster of this machine, or a new local one.
+        processes: Number of processes of each run, on one node.
+        cpus: CPU cores of each run. Default: one per process.
+        gpus: GPUs of each run; a fraction lets runs share one. Default: one per process if the
+            cluster has GPUs.
+        retry: Also execute failed runs of this suite again.
+
+    Raises:
+        KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the runs. They can be resumed.
+        ValueError: If Ray is not installed, a node cannot access the database, or as
+            :func:`~mmkdml.experiments.suites.run.run_suite`.
+        ConnectionError: If there is no cluster at the address.
+    """
+    ray = require('ray', extra='ray', purpose='--engine ray')
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    # A run without GPUs must not see those of others.
+    os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '1')
+    register_suite(suite, store, retry)
+    is_own = not ray.is_initialized()
+    if is_own:
+        ray.init(address=address)
+    cpus = processes if cpus is None else cpus
+    if gpus is None:
+        gpus = processes if ray.cluster_resources().get('GPU') else 0
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_RETRIES)(_execute)
+    url = store.engine.url.render_as_string(hide_password=False)
+    suite = replace(suite, work_dir=suite.work_dir.resolve())
+    unfinished = {(run.name, run.seed) for run in store.states() if run.state in (WAITING, RUNNING)}
+    tasks: dict[tuple[str, int], Any] = {}
+    for run in suite.runs:  # teachers come first
+        if (run.name, run.seed) in unfinished:
+            needed = [tasks[name, run.seed] for name in run.teachers if (name, run.seed) in tasks]
+            tasks[run.name, run.seed] = task.options(name=run.key).remote(
+                replace(suite, runs=(run,)), url, processes, Path.cwd(), *needed
+            )
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    left = list(tasks.values())
+    display = SuiteDisplay(suite, store)
+    try:
+        with display:
+            while left:
+                done, left = ray.wait(left, timeout=_POLL_SECONDS)
+                ray.get(done)  # raises the errors of tasks
+                display.started()
+    except BaseException:
+        for one in left:
+            ray.cancel(one)
+        ray.wait(left, num_returns=max(len(left), 1), timeout=_STOP_SECONDS)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        if is_own:
+            ray.shutdown()
+
+
+def _execute(suite: Suite, url: str, processes: int, folder: Path, *teachers: None) -> None:
+    """Execute a suite of one run on a node; ``teachers`` are the tasks that come before."""
+    os.chdir(folder)
+    store = SuiteStore(url, retry_seconds=RETRY_SECONDS)
+    # Ray has assigned cores and GPUs. Each task is its own worker, so failures are not counted.
+    run_workers(suite, store, processes=processes, log=print, max_failures=0)

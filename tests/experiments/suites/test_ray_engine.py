@@ -1,0 +1,112 @@
+"""Suites on a local Ray, whose runs execute a script instead of a training."""
+
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+
+from mmkdml.experiments import run_on_ray
+from mmkdml.experiments.suites import ray_engine, worker
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
+
+PLAIN = (None, {})
+
+
+@pytest.fixture(scope='module')
+def local_ray(script):
+    """Start Ray with two cores; its processes execute the script."""
+    ray = pytest.importorskip('ray')
+
+    def use_script():
+        worker.COMMAND = (script,)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+        ray.init(
+            num_cpus=2,
+            num_gpus=0,
+            include_dashboard=False,
+            runtime_env=dict(worker_process_setup_hook=use_script),
+        )
+        yield ray
+        ray.shutdown()
+
+
+@pytest.fixture
+def run(local_ray, monkeypatch):
+    """Run a suite whose runs are registered already."""
+    monkeypatch.setattr(ray_engine, 'register_suite', lambda *_: None)
+    return run_on_ray
+
+
+def states(store):
+    return {run.key: run.state for run in store.states()}
+
+
+def test_runs_start_after_their_teachers(make_suite, run):
+    runs = {'student': ('teacher', {}), 'teacher': PLAIN, 'other': PLAIN}
+    suite, store = make_suite(runs, seeds=(0, 1))
+    teachers_first = sorted(suite.runs, key=lambda one: one.teacher is not None)
+    run(replace(suite, runs=tuple(teachers_first)), store)
+    assert set(states(store).values()) == {DONE}
+    for seed in (0, 1):
+        (execution,) = (suite.work_dir / f'student/seed_{seed}/executed').read_text().splitlines()
+        assert execution.split()[1] == str(suite.work_dir / f'teacher/seed_{seed}')
+    # A second call has nothing to do.
+    run(suite, store)
+    assert len((suite.work_dir / 'other/seed_0/executed').read_text().splitlines()) == 1
+
+
+def test_failed_teacher_blocks_its_student_only(make_suite, run):
+    runs = {'bad': (None, {'fail': True}), 'student': ('bad', {}), 'good': PLAIN}
+    suite, store = make_suite(runs)
+    run(suite, store)
+    assert states(store) == {'bad/seed_0': FAILED, 'student/seed_0': FAILED, 'good/seed_0': DONE}
+    assert 'bad/seed_0' in next(one.error for one in store.states() if one.name == 'student')
+
+
+def test_run_of_a_lost_process_is_executed_again(make_suite, run, wait_for):
+    suite, store = make_suite({'lost': (None, {'hang_once': True})})
+    executed = suite.work_dir / 'lost/seed_0/executed'
+
+    def kill():
+        wait_for(executed.exists)
+        name = store.states()[0].worker
+        os.kill(int(name.rpartition('#')[2].partition('.')[0]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    run(suite, store)
+    thread.join()
+    assert states(store) == {'lost/seed_0': DONE}
+    assert len(executed.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_and_release_all_runs(make_suite, run, wait_for, number):
+    suite, store = make_suite({name: (None, {'hang': True}) for name in 'abc'})
+
+    def interrupt():
+        try:
+            wait_for(lambda: list(states(store).values()).count(RUNNING) == 2)
+            wait_for(lambda: len(list(suite.work_dir.glob('*/*/executed'))) == 2)
+        finally:
+            os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(suite, store)
+    thread.join()
+    assert list(states(store).values()) == [WAITING] * 3
+
+
+def test_errors_of_tasks_are_raised(make_suite, run, monkeypatch):
+    suite, store = make_suite({'a': PLAIN})
+    monkeypatch.setattr(
+        type(store.engine.url), 'render_as_string', lambda *_, **__: 'sqlite:////missing/suite.db'
+    )
+    with pytest.raises(ValueError, match='/missing/suite.db'):
+        run(suite, store)
