@@ -133,6 +133,8 @@ def main() -> None:
         'finished runs)',
     )  # fmt: skip
     args = parser.parse_args()
+    if 'engine' in args and (option := option_of_other_engine(args)):
+        parser.error(f'argument {option}: no option of --engine {args.engine}')
     if getattr(args, 'out', None):
         from mmkdml.apis.output_folder import refuse_existing
 
@@ -160,22 +162,18 @@ def words(args: argparse.Namespace, path: str) -> str:
     return shlex.join([str(path), *folder]) + (' --storage URL' if args.storage else '')
 
 
-def check_engine(args: argparse.Namespace) -> None:
-    """Refuse options of the other engine, which would have no effect."""
+def option_of_other_engine(args: argparse.Namespace) -> str | None:
+    """Return an option that would have no effect, because it belongs to the other engine."""
     of_local = {'workers': 1, 'max_failures': 3}
     others = of_local if args.engine == 'ray' else dict.fromkeys(('address', 'cpus', 'gpus'))
-    for name, default in others.items():
-        if getattr(args, name) != default:
-            raise ValueError(
-                f'Invalid --{name.replace("_", "-")}: no option of --engine {args.engine}'
-            )
+    changed = [name for name, default in others.items() if getattr(args, name) != default]
+    return f'--{changed[0].replace("_", "-")}' if changed else None
 
 
 def run(args: argparse.Namespace, retry: bool = False) -> None:
     from mmkdml.experiments import progress, run_on_ray, run_suite
     from mmkdml.experiments.database import RETRY_SECONDS
 
-    check_engine(args)
     suite, store = open_suite(args, args.suite, not retry, RETRY_SECONDS)
     try:
         if args.engine == 'ray':

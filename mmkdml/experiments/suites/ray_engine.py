@@ -86,10 +86,13 @@ def run_on_ray(
                 done, left = ray.wait(left, timeout=_POLL_SECONDS)
                 ray.get(done)  # raises the errors of tasks
                 display.started()
-    except BaseException:
+    except BaseException as error:
         for one in left:
             ray.cancel(one)
-        ray.wait(left, num_returns=max(len(left), 1), timeout=_STOP_SECONDS)
+        if left:
+            ray.wait(left, num_returns=len(left), timeout=_STOP_SECONDS)
+        if isinstance(cause := getattr(error, 'cause', None), ValueError):  # of a task
+            raise ValueError(str(cause)) from error
         raise
     finally:
         signal.signal(signal.SIGTERM, handler)
