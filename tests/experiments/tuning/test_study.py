@@ -15,7 +15,6 @@ from mmkdml.experiments.tuning.study import (
     STARTED,
     SURPLUS,
     counted_trials,
-    explain_database_errors,
     fail_lost_trials,
     open_study,
     requeue,
@@ -68,11 +67,6 @@ def test_invalid_database_raises(tmp_path):
     for url, reason in (('nonsense', 'parse'), ('postgresql+nodriver://h/d', 'nodriver')):
         with pytest.raises(ValueError, match=rf'{url.split("+")[0]}.*: .*{reason}'):
             open_study(url, 'study', 'minimize', '', RandomSampler(), NopPruner())
-
-
-def test_other_errors_are_not_changed():
-    with pytest.raises(KeyError, match='other'), explain_database_errors('sqlite://'):
-        raise KeyError('other')
 
 
 def trial(number, state, **attrs):
