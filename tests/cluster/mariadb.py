@@ -9,6 +9,10 @@ class MariaDB(Server):
     user, driver = 'mysql', 'mysql+pymysql'
     programs = Path('/usr/bin')
 
+    @classmethod
+    def is_installed(cls):
+        return Path('/usr/sbin/mariadbd').exists()
+
     def initialize(self):
         folders = [f'--datadir={self.folder / "data"}', f'--tmpdir={self.folder}']
         install = [self.programs / 'mariadb-install-db', '--no-defaults', *folders]

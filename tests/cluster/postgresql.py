@@ -74,10 +74,13 @@ class Server:
         time.sleep(seconds)
         self.start()
 
-    def crash(self, seconds):
-        """Kill the server, and start it again some seconds later, which recovers its files."""
+    def kill(self):
         self.process.kill()
         self.process.wait(60)
+
+    def crash(self, seconds):
+        """Kill the server, and start it again some seconds later, which recovers its files."""
+        self.kill()
         time.sleep(seconds)
         self.start()
 
@@ -100,6 +103,10 @@ class Server:
 class PostgreSQL(Server):
     user, driver = 'postgres', 'postgresql+psycopg'
     programs = max(Path('/usr/lib/postgresql').glob('*/bin'), default=Path('/nonexistent'))
+
+    @classmethod
+    def is_installed(cls):
+        return (cls.programs / 'postgres').exists()
 
     def initialize(self):
         initdb = [self.programs / 'initdb', '-D', self.folder / 'data', '-A', 'scram-sha-256']

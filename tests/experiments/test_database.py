@@ -24,8 +24,8 @@ def lost(message='server closed the connection unexpectedly', **attributes):
     return OperationalError('SELECT 1', {}, original, connection_invalidated=False)
 
 
-def mysql(code):
-    return OperationalError('SELECT 1', {}, Exception(code, 'text'))
+def mysql(code, text='text'):
+    return OperationalError('SELECT 1', {}, Exception(code, text))
 
 
 class Clock:
@@ -130,6 +130,7 @@ def test_stopped_program_does_not_retry(make, clock):
         (POSTGRESQL, lost('failed to resolve host "h": Name or service not known'), False),
         (POSTGRESQL, ProgrammingError('x', {}, Exception('syntax error')), False),
         (MYSQL, mysql(2003), True),
+        (MYSQL, mysql(2003, 'Temporary failure in name resolution'), False),
         (MYSQL, mysql(2013), True),
         (MYSQL, mysql(1205), True),
         (MYSQL, mysql(1045), False),
