@@ -40,7 +40,7 @@ _PERMANENT = re.compile(
     'password|authentication|does not exist|pg_hba|[Pp]ermission denied|certificate|support SSL|'
     'invalid (connection|integer|port|URI|dsn|sslmode)'
 )
-_UNKNOWN_HOST = re.compile('translate host|resolve|[Nn]ame or service not known|nodename nor')
+_UNKNOWN_HOST = re.compile('translate host|resolve|[Nn]ame or service|nodename|name resolution')
 _SECRET = re.compile('pass|pwd|secret|token|odbc_connect', re.IGNORECASE)
 _TIMEOUTS: dict[str, dict[str, int]] = {
     **dict.fromkeys(

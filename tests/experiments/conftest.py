@@ -1,11 +1,14 @@
 """Suites whose runs execute a script instead of a training."""
 
+import sqlite3
 import textwrap
 import threading
 import time
 
 import pandas as pd
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from mmkdml.experiments.run_spec import RunSpec
 from mmkdml.experiments.suites.display import SuiteDisplay
@@ -17,17 +20,22 @@ from mmkdml.statistics.records import Measurement
 
 # Behaves as the options of its run specify, and writes a line for each execution.
 SCRIPT = """
-    import json, os, shutil, sys, time
+    import json, os, shutil, signal, sys, time
     from pathlib import Path
 
     spec = json.loads(Path(sys.argv[1]).read_text())
     folder, options = Path(spec['work_dir']), spec['options']
+    def save(*_):
+        (folder / 'interrupted.pth').touch()
+        os._exit(1)
+
+    if options.get('save'):
+        signal.signal(signal.SIGTERM, save)
     with (folder / 'executed').open('a') as executed:
         executed.write(f"{os.getpid()} {spec['teacher_dir']}\\n")
     print('working', flush=True)
-    while options.get('hang') or (options.get('hang_once') and not (folder / 'hung').exists()):
-        (folder / 'hung').touch()
-        time.sleep(600 if options.get('hang_once') else 0.02)
+    while options.get('hang') and not (folder / 'go').exists():
+        time.sleep(0.02)
     if options.get('killed'):
         os.kill(os.getpid(), options['killed'])
     if options.get('fail') and not (folder / 'fixed').exists():
@@ -90,6 +98,26 @@ def make_worker(script):
         return worker
 
     return make
+
+
+class Outage:
+    """Faults of a store's database: while ``is_on``, every transaction fails."""
+
+    def __init__(self, store, seconds=600.0):
+        self.is_on, self.lines = False, []
+        store.database.retry_seconds, store.database.log = seconds, self.lines.append
+        event.listen(store.engine, 'begin', self.fail)
+
+    def fail(self, _):
+        if self.is_on:
+            reason = sqlite3.OperationalError('database is locked')
+            raise OperationalError('BEGIN', {}, reason)
+
+
+@pytest.fixture
+def outage():
+    """Class of the faults of a store's database."""
+    return Outage
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ class SuiteStore:
 
         Args:
             name: Name of the suite.
-            runs: Its runs, by which a database of an earlier version is recognized.
+            runs: Its runs. A suite that shares some of them may continue the database.
 
         Raises:
             ValueError: If it does.
@@ -177,11 +177,9 @@ class SuiteStore:
             return names, {(run, seed) for run, seed in keys}
 
         names, keys = self._transaction(stored)
-        if names:
-            is_other = name not in names
-        else:
-            is_other = bool(keys) and keys.isdisjoint((run.name, run.seed) for run in runs)
-        if is_other:
+        # Suites may share runs: `register` compares their settings.
+        own = {(run.name, run.seed) for run in runs}
+        if keys and name not in names and keys.isdisjoint(own):
             held = ', '.join(names) or f'the runs {", ".join(sorted({run for run, _ in keys})[:3])}'
             raise ValueError(
                 f'Invalid database {self.url}: expected that of the suite {name}, got one with '

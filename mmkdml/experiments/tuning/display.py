@@ -56,7 +56,7 @@ class TunerDisplay:
             return
         best = _best(study)
         self._bar.advance(_count_finished(study), note=best)
-        seconds = trial.duration.total_seconds() if trial.duration else 0
+        seconds = max(0.0, trial.duration.total_seconds()) if trial.duration else 0
         weights = ' '.join(
             f'{key} {value:.3g}' for key, value in flat(tried_options(trial, self._space)).items()
         )

@@ -41,7 +41,7 @@ def trial_table(trials: Sequence[FrozenTrial], space: SearchSpace) -> pd.DataFra
             value=trial.value,
             **flat(tried_options(trial, space)),
             validations=len(trial.intermediate_values),
-            seconds=None if trial.duration is None else trial.duration.total_seconds(),
+            seconds=None if trial.duration is None else max(0.0, trial.duration.total_seconds()),
             error=trial.user_attrs.get(ERROR) if trial.state == TrialState.FAIL else None,
         )
         for trial in trials

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,9 @@ from optuna import Trial, TrialPruned
 from mmkdml.apis import load_config, make_runner, use_amp
 from mmkdml.apis.run.settings import all_schedules
 from mmkdml.apis.runner import WARNINGS
+from mmkdml.files import write_atomically
+
+SCORE = 'score.json'
 
 
 class TrialHook(Hook):
@@ -25,6 +30,7 @@ class TrialHook(Hook):
 
     Attributes:
         values: Reported scores.
+        by_epoch: The last one of each epoch.
     """
 
     # Runs after the logger, and before the checkpoint hook, which fails if the metric is missing.
@@ -34,6 +40,7 @@ class TrialHook(Hook):
         self.trial = trial
         self.metric = metric
         self.values: list[float] = []
+        self.by_epoch: dict[int, float] = {}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Report a validation score.
@@ -54,6 +61,7 @@ class TrialHook(Hook):
                 'or the validation split has nothing to score'
             )
         self.values.append(float(value))
+        self.by_epoch[runner.epoch] = float(value)
         self.trial.report(float(value), step=runner.epoch)
         if self.trial.should_prune():
             raise TrialPruned(f'{self.metric} is {value:.4g} after epoch {runner.epoch}')
@@ -75,9 +83,22 @@ def trial_config(
 
 
 def train_trial(
-    trial: Trial, config: Config, metric: str, direction: str, output: str = WARNINGS
+    trial: Trial,
+    config: Config,
+    metric: str,
+    direction: str,
+    output: str = WARNINGS,
+    saved: SavedScore | None = None,
 ) -> float:
     """Train a trial from scratch.
+
+    Args:
+        trial: The trial.
+        config: Its config.
+        metric: Validation metric.
+        direction: ``'maximize'`` or ``'minimize'``.
+        output: See :func:`mmkdml.apis.make_runner`.
+        saved: Writes the score to the folder.
 
     Returns:
         The best validation score, i.e., that of the best checkpoint.
@@ -96,7 +117,56 @@ def train_trial(
         raise ValueError(
             'The run ended without a validation. Change train_cfg.val_begin and val_interval'
         )
-    return max(hook.values) if direction == 'maximize' else min(hook.values)
+    score = max(hook.values) if direction == 'maximize' else min(hook.values)
+    if saved is not None:
+        saved.write(Path(config.work_dir), score, hook.by_epoch)
+    return score
+
+
+class SavedScore:
+    """Score of a trial in its folder, until the database has it.
+
+    Args:
+        trial: The trial.
+        options: Its settings.
+        settings: Settings text of the search.
+    """
+
+    def __init__(self, trial: Trial, options: Mapping[str, Any], settings: str) -> None:
+        self._trial = trial
+        text = json.dumps([settings, {key: repr(options[key]) for key in sorted(options)}])
+        self._key = hashlib.sha256(text.encode()).hexdigest()
+
+    def write(self, folder: Path, score: float, reported: Mapping[int, float]) -> None:
+        """Write the score and the reported values by epoch."""
+        content = dict(key=self._key, score=score, reported=[*reported.items()])
+        write_atomically(folder / SCORE, json.dumps(content).encode())
+
+    def find(self, folder_of: Callable[[int], Path]) -> float | None:
+        """Find the score of an earlier attempt, whose worker could not record it.
+
+        Its folder becomes that of this trial, and its values are reported.
+
+        Args:
+            folder_of: Returns the folder of a trial by its number.
+        """
+        folder = folder_of(self._trial.number)
+        attributes = self._trial.study.get_trials(deepcopy=False)[self._trial.number].system_attrs
+        for number in reversed(attributes.get('retry_history', [])):
+            try:
+                content = json.loads((folder_of(number) / SCORE).read_text())
+                if content['key'] != self._key:
+                    continue
+                score = float(content['score'])
+                reported = [(int(step), float(value)) for step, value in content['reported']]
+            except (OSError, KeyError, TypeError, ValueError):
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            folder_of(number).rename(folder)
+            for step, value in reported:
+                self._trial.report(value, step)
+            return score
+        return None
 
 
 def objective(config: Config, path: Path) -> tuple[str, Literal['maximize', 'minimize']]:

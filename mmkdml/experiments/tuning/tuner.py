@@ -21,6 +21,7 @@ from mmkdml.apis import load_config, use_amp
 from mmkdml.apis.options import merge_options
 from mmkdml.apis.output_folder import OutputFolder
 from mmkdml.apis.runner import LOG, WARNINGS
+from mmkdml.experiments.database import LOCK_SECONDS, RETRY_SECONDS, Database, UnavailableError
 from mmkdml.experiments.run_spec import settings_text
 from mmkdml.experiments.tuning.display import TunerDisplay
 from mmkdml.experiments.tuning.results import ERROR, last_error, result_names, write_results
@@ -36,13 +37,18 @@ from mmkdml.experiments.tuning.study import (
     STARTED,
     SURPLUS,
     counted_trials,
-    explain_database_errors,
     fail_lost_trials,
     open_study,
     quiet_optuna,
     requeue,
 )
-from mmkdml.experiments.tuning.trial import epoch_options, objective, train_trial, trial_config
+from mmkdml.experiments.tuning.trial import (
+    SavedScore,
+    epoch_options,
+    objective,
+    train_trial,
+    trial_config,
+)
 from mmkdml.packages import packaged_file
 
 GRID, TPE = SAMPLERS = ('grid', 'tpe')
@@ -178,26 +184,33 @@ class Tuner:
             return self._search()
 
     def _search(self) -> list[Path]:
+        database = self._database = Database(self.url, LOCK_SECONDS)
+        database.retry_seconds, database.log = RETRY_SECONDS, self.log
         study = open_study(
-            self.url, self.name, self.direction, self._settings, self._sampler, self._pruner
+            self.url,
+            self.name,
+            self.direction,
+            self._settings,
+            self._sampler,
+            self._pruner,
+            database,
         )
-        with explain_database_errors(self.url):
-            for trial in counted_trials(study.get_trials()):
-                if trial.state == TrialState.FAIL:
-                    requeue(study, trial)
-            with self._display.start(study):
-                self._run_trials(study)
-            trials = counted_trials(study.get_trials())
-            if not any(trial.state == TrialState.COMPLETE for trial in trials):
-                raise ValueError(f'None of {len(trials)} trials is complete. {last_error(trials)}')
-            return write_results(
-                study, trials, self.space, self.metric, self.path, self.options, self.out
-            )
+        for trial in counted_trials(study.get_trials()):
+            if trial.state == TrialState.FAIL:
+                requeue(study, trial)
+        with self._display.start(study):
+            self._run_trials(study)
+        trials = counted_trials(study.get_trials())
+        if not any(trial.state == TrialState.COMPLETE for trial in trials):
+            raise ValueError(f'None of {len(trials)} trials is complete. {last_error(trials)}')
+        return write_results(
+            study, trials, self.space, self.metric, self.path, self.options, self.out
+        )
 
     def _run_trials(self, study: Study) -> None:
         failures, is_waiting = 0, False
         while True:
-            fail_lost_trials(study)
+            fail_lost_trials(study, self._database)
             trials = counted_trials(study.get_trials(deepcopy=False))
             states = {trial.state for trial in trials}
             if TrialState.WAITING in states or len(trials) < self.trials:
@@ -228,6 +241,8 @@ class Tuner:
                 catch=(Exception,),
                 callbacks=[lambda _, trial: finished.append(trial)],
             )
+        except UnavailableError:
+            raise
         except (UpdateFinishedTrialError, ValueError, AssertionError):
             # Optuna raises these if another worker has marked the trial as failed.
             if self._current is None or study.get_trials()[self._current].state != TrialState.FAIL:
@@ -247,11 +262,19 @@ class Tuner:
         trial.set_user_attr(OPTIONS, options)
         options = {**self.options, **self.epoch_options, **options}
         try:
+            saved = SavedScore(trial, options, self._settings)
+            score = saved.find(self._folder)
+            if score is not None:
+                self.log(f'trial {trial.number}: recording the result of an earlier worker')
+                return score
             config = trial_config(self.path, options, self._folder(trial.number), self.amp)
-            return train_trial(trial, config, self.metric, self.direction, self.output)
+            return train_trial(trial, config, self.metric, self.direction, self.output, saved)
         except TrialPruned:
             raise
+        except UnavailableError:
+            raise
         except KeyboardInterrupt:
+            self._database.stop.set()  # do not wait for a database that is away
             requeue(trial.study, trial.study.get_trials()[trial.number])
             raise
         except Exception as error:

@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 
+from mmkdml.experiments.suites import processes
 from mmkdml.experiments.suites.processes import failure_reason, is_dead, this_host
 
 
@@ -45,7 +46,8 @@ def test_failure_reason_is_end_of_log_and_signal(tmp_path, log, code, expected):
 def test_run_exits_when_its_worker_is_killed():
     run_code = textwrap.dedent("""
         import signal
-        from mmkdml.experiments.suites.processes import exit_when_stdin_closes
+        from mmkdml.experiments.suites import processes
+from mmkdml.experiments.suites.processes import exit_when_stdin_closes
         exit_when_stdin_closes()
         signal.signal(signal.SIGALRM, lambda *_: print('still alive', flush=True))
         signal.alarm(300)
@@ -63,3 +65,30 @@ def test_run_exits_when_its_worker_is_killed():
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     assert worker.stdout.read() == b''  # the run, which inherited the pipe, has exited
+
+
+def test_cloned_machines_differ(tmp_path, monkeypatch):
+    """They have the same name and PID namespace, and other boot identifiers."""
+    child = subprocess.Popen([sys.executable, '-c', ''])
+    child.wait()
+    names = []
+    for boot in ('one', 'two'):
+        (tmp_path / boot).write_text(f'{boot}\n')
+        monkeypatch.setattr(processes, '_BOOT', tmp_path / boot)
+        names.append(f'{this_host()}#{child.pid}.1')
+    assert names[0] != names[1]
+    assert [is_dead(name) for name in names] == [False, True]
+
+
+def test_machine_without_boot_identifier_has_one_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, '_BOOT', tmp_path / 'missing')
+    monkeypatch.setattr(processes.uuid, 'getnode', lambda: 0xABC)
+    first = this_host()
+    assert first == this_host()
+    monkeypatch.setattr(processes.uuid, 'getnode', lambda: 0xABD)
+    assert first != this_host()
+
+
+def test_worker_of_an_earlier_version_is_not_known_to_be_dead():
+    earlier = this_host().rpartition('/')[0]
+    assert not is_dead(f'{earlier}#999999999.1')

@@ -68,13 +68,14 @@ def test_failed_teacher_blocks_its_student_only(make_suite, run):
 
 
 def test_run_of_a_lost_process_is_executed_again(make_suite, run, wait_for):
-    suite, store = make_suite({'lost': (None, {'hang_once': True})})
+    suite, store = make_suite({'lost': (None, {'hang': True})})
     executed = suite.work_dir / 'lost/seed_0/executed'
 
     def kill():
         wait_for(executed.exists)
         name = store.states()[0].worker
         os.kill(int(name.rpartition('#')[2].partition('.')[0]), signal.SIGKILL)
+        executed.with_name('go').touch()
 
     thread = threading.Thread(target=kill)
     thread.start()

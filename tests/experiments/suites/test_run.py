@@ -106,3 +106,52 @@ def test_data_without_the_folds_of_the_suite_raise_before_the_first_run(tmp_path
     with pytest.raises(ValueError, match='expected folds, got a single split'):
         run_suite(suite, store)
     assert store.states() == []
+
+
+def test_failures_in_a_row_stop_a_worker(make_suite, script, monkeypatch):
+    monkeypatch.setattr(worker, 'COMMAND', (script,))
+    suite, store = make_suite({name: (None, {'fail': True}) for name in 'abc'})
+    with pytest.raises(ValueError, match=r'2 runs in a row failed .*a/seed_0, b/seed_0'):
+        run_workers(suite, store, log=lambda _: None, max_failures=2)
+    assert states(store) == [WAITING] * 3
+
+
+def test_worker_that_stops_after_failures_does_not_stop_the_others(make_suite, script, monkeypatch):
+    monkeypatch.setattr(worker, 'COMMAND', (script,))
+    suite, store = make_suite({name: (None, {}) for name in 'ab'})
+    work, stopped = worker.Worker.work, []
+
+    def work_or_stop(self):
+        if not stopped:
+            stopped.append(self)
+            raise worker.ConsecutiveFailuresError('no GPU')
+        work(self)
+
+    monkeypatch.setattr(worker.Worker, 'work', work_or_stop)
+    with pytest.raises(ValueError, match='no GPU'):
+        run_workers(suite, store, workers=2, log=lambda _: None)
+    assert states(store) == [DONE] * 2
+
+
+def test_signal_during_an_outage_ends_as_usual(make_suite, script, monkeypatch, outage, wait_for):
+    monkeypatch.setattr(worker, 'COMMAND', (script,))
+    suite, store = make_suite({'run': (None, {})})
+    faults, lines = outage(store), []
+    finish = store.finish
+
+    def finish_while_away(*args):
+        faults.is_on = True
+        return finish(*args)
+
+    monkeypatch.setattr(store, 'finish', finish_while_away)
+
+    def interrupt():
+        try:
+            wait_for(lambda: any('away' in line for line in lines))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_workers(suite, store, log=lines.append)
+    assert any('not recorded yet' in line for line in lines)

@@ -4,12 +4,13 @@ import sqlite3
 import threading
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from mmkdml.experiments import SuiteStore
 from mmkdml.experiments.run_spec import RunSpec
-from mmkdml.experiments.suites.store import DATABASE
+from mmkdml.experiments.suites.store import BLOCKED, DATABASE
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 RUNS = [
@@ -211,3 +212,98 @@ def test_limit_on_file_size_keeps_the_database_intact(store):
 def test_url_of_missing_driver_raises():
     with pytest.raises(ValueError, match=r'postgresql\+nodriver://x/y: .*nodriver'):
         SuiteStore('postgresql+nodriver://x/y')
+
+
+def test_change_whose_confirmation_was_lost_is_repeated(store):
+    store.claim(first(store), 'a', 0.0)
+    run = first(store)
+    for _ in range(2):
+        assert store.finish(run, 'a', b'result', 2.5)
+    assert not store.finish(run, 'b', b'other', 1.0)
+    assert list(store.results()) == [('teacher', 0, b'result')]
+    other = store.states()[2]
+    store.claim(other, 'a', 0.0)
+    for _ in range(2):
+        assert store.fail(other, 'a', 'x')
+    assert not store.fail(other, 'b', 'x')
+
+
+def test_transient_errors_are_retried(store, outage):
+    faults = outage(store)
+    store.database.log = lambda line: (faults.lines.append(line), setattr(faults, 'is_on', False))
+    faults.is_on = True
+    assert len(store.states()) == 3
+    assert 'locked' in faults.lines[0]
+    faults.is_on = True
+    with pytest.raises(ValueError, match='locked'):
+        store.states(retry=False)
+
+
+def test_two_suites_in_one_database_are_refused(store):
+    for _ in range(2):
+        store.register(RUNS, SETTINGS, 'mine')
+    store.check_suite('mine', RUNS)
+    other = [RunSpec('another', 0, 'c')]
+    for call in (
+        lambda: store.check_suite('yours', RUNS),
+        lambda: store.register(other, {'another': ''}, 'yours'),
+    ):
+        with pytest.raises(ValueError, match=r'yours, got one with mine.*--work-dir.*--storage'):
+            call()
+    assert len(store.states()) == 3
+
+
+def test_database_of_an_earlier_version_is_used(store):
+    """It has no name of its suite."""
+    other = [RunSpec('another', 0, 'c')]
+    with pytest.raises(ValueError, match=r'got one with the runs student, teacher'):
+        store.check_suite('yours', other)
+    store.check_suite('mine', [*RUNS, *other])  # runs may be added
+    assert not sa.inspect(store.engine).has_table('suites')  # it may be read-only
+    assert store.register([*RUNS, *other], {**SETTINGS, 'another': ''}, 'mine') == 1
+    store.check_suite('mine', other)
+
+
+def test_only_own_runs_are_retried(store):
+    for run in store.states():
+        store.mark_blocked(run, 'x')
+    assert store.retry_failed(RUNS[:1]) == 1
+    assert [run.state for run in store.states()] == [WAITING, FAILED, FAILED]
+
+
+def test_runs_are_released_with_those_that_need_them(store):
+    teacher, student, other = store.states()
+    store.claim(teacher, 'a', 0.0)
+    store.fail(teacher, 'a', 'no GPU')
+    store.mark_blocked(student, f'{BLOCKED}teacher/seed_0 failed')
+    store.mark_blocked(other, 'something else')
+    store.release_failed([teacher], 'another worker')
+    assert first(store).state == FAILED
+    store.release_failed([teacher], 'a')
+    assert [run.state for run in store.states()] == [WAITING, WAITING, FAILED]
+    assert first(store).error == 'no GPU'
+    store.claim(first(store), 'b', 0.0)
+    assert first(store).error is None
+
+
+def test_errors_fit_in_every_database(store):
+    store.claim(first(store), 'a', 0.0)
+    store.fail(first(store), 'a', 'x' * 100_000 + '\0end')
+    assert first(store).error.endswith('xend')
+    assert len(first(store).error.encode()) * 4 < 1 << 16  # TEXT of MySQL, in utf8mb4
+
+
+def test_result_larger_than_a_packet_of_mysql_is_reported(store, monkeypatch):
+    run = first(store)
+    assert store.size_error(run, b'x' * 100_000) is None
+    monkeypatch.setattr(store.engine.dialect, 'name', 'mysql')
+    monkeypatch.setattr(store, '_transaction', lambda *_: 16384)
+    assert store.size_error(run, b'x' * 14_000) is None
+    assert 'max_allowed_packet' in store.size_error(run, b'x' * 17_000)
+    assert 'max_allowed_packet' in store.size_error(run, b'"' * 8_000)  # escaped
+
+
+def test_password_is_not_in_messages():
+    with pytest.raises(ValueError, match=r'u:\*\*\*@x/y') as raised:
+        SuiteStore('postgresql+nodriver://u:s3cret@x/y')
+    assert 's3cret' not in str(raised.value)

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 
 from mmkdml.experiments import read_suite
+from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.suites import worker
 from mmkdml.experiments.suites.processes import this_host
 from mmkdml.experiments.suites.store import SuiteStore
-from mmkdml.experiments.suites.worker import LOG
+from mmkdml.experiments.suites.worker import LOG, SPEC, ConsecutiveFailuresError
 from mmkdml.statistics.records import DONE, FAILED, WAITING
 
 PLAIN = (None, {})
@@ -286,3 +288,207 @@ def test_failed_teacher_of_another_fold_blocks_the_run(make_suite, make_worker):
     make_worker(suite, store).work()
     assert states(store) == {'a/seed_0': DONE, 'b/seed_0': FAILED, 'kd/seed_0': FAILED}
     assert 'b/seed_0' in store.states()[2].error
+
+
+@pytest.fixture
+def start(make_worker, wait_for, monkeypatch):
+    """Start a worker in a thread, and wait until it executes its first run."""
+    monkeypatch.setattr(worker, 'HEARTBEAT_SECONDS', 0.05)
+
+    def start(suite, store):
+        one, errors = make_worker(suite, store), []
+        store.database.stop = one.stop
+
+        def work():
+            try:
+                one.work()
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        wait_for(lambda: executions(suite, suite.runs[0].key))
+        return one, thread, errors
+
+    return start
+
+
+def test_run_continues_and_is_recorded_after_an_outage(make_suite, start, outage, wait_for):
+    suite, store = make_suite({'run': (None, {'hang': True})})
+    faults = outage(store)
+    _, thread, errors = start(suite, store)
+    faults.is_on = True
+    wait_for(lambda: faults.lines)
+    (suite.work_dir / 'run/seed_0/go').touch()
+    wait_for((suite.work_dir / 'run/seed_0/result.json.gz').exists)
+    assert thread.is_alive()
+    faults.is_on = False
+    thread.join(300)
+    assert errors == []
+    assert states(store) == {'run/seed_0': DONE}
+    assert len(executions(suite, 'run/seed_0')) == 1
+    assert 'away' in faults.lines[0]
+    assert 'back' in faults.lines[1]
+
+
+def test_worker_that_gives_up_interrupts_its_run_gently(make_suite, start, outage):
+    suite, store = make_suite({'run': (None, {'hang': True, 'save': True})})
+    faults = outage(store, seconds=0.1)
+    one, thread, errors = start(suite, store)
+    faults.is_on = True
+    thread.join(300)
+    assert [type(error) for error in errors] == [UnavailableError]
+    assert (suite.work_dir / 'run/seed_0/interrupted.pth').exists()
+    faults.is_on = False
+    assert store.states()[0].worker == one.name  # until another worker finds that it is lost
+
+
+def test_stopped_worker_does_not_wait_for_the_database(make_suite, start, outage, wait_for):
+    suite, store = make_suite({'run': (None, {'hang': True, 'save': True})})
+    faults = outage(store)
+    one, thread, errors = start(suite, store)
+    faults.is_on = True
+    wait_for(lambda: faults.lines)
+    one.stop.set()
+    thread.join(300)
+    assert errors == []
+    assert (suite.work_dir / 'run/seed_0/interrupted.pth').exists()
+    assert 'run/seed_0 stopped' in one.lines[-1]
+
+
+def test_stopped_worker_does_not_wait_for_a_heartbeat(make_suite, start, monkeypatch):
+    suite, store = make_suite({'run': (None, {'hang': True, 'save': True})})
+    hangs, end = threading.Event(), threading.Event()
+    monkeypatch.setattr(store, 'record_heartbeat', lambda *_: (hangs.set(), end.wait(300)))
+    one, thread, errors = start(suite, store)
+    assert hangs.wait(300)
+    one.stop.set()
+    thread.join(300)
+    end.set()
+    assert errors == []
+    assert states(store) == {'run/seed_0': WAITING}
+
+
+@pytest.mark.parametrize('change', [None, 'worker', 'options', 'result'])
+def test_only_an_intact_result_of_the_lost_attempt_is_recorded(
+    make_suite, make_worker, start, outage, monkeypatch, change
+):
+    suite, store = make_suite({'run': (None, {'hang': True})})
+    faults = outage(store, seconds=0.1)
+    finish = store.finish
+
+    def finish_while_away(*args):
+        faults.is_on = True
+        return finish(*args)
+
+    monkeypatch.setattr(store, 'finish', finish_while_away)
+    _, thread, errors = start(suite, store)
+    folder = suite.work_dir / 'run/seed_0'
+    (folder / 'go').touch()
+    thread.join(300)
+    assert [type(error) for error in errors] == [UnavailableError]
+    faults.is_on = False
+    monkeypatch.setattr(store, 'finish', finish)
+    if change == 'result':
+        (folder / 'result.json.gz').write_bytes(b'half')
+    elif change is not None:
+        content = json.loads((folder / SPEC).read_text())
+        (folder / SPEC).write_text(json.dumps(content | {change: 'another'}))
+    monkeypatch.setattr(worker, 'is_dead', lambda _: True)
+    two = make_worker(suite, store)
+    two.work()
+    assert states(store) == {'run/seed_0': DONE}
+    assert len(executions(suite, 'run/seed_0')) == (1 if change is None else 2)
+    assert json.loads((folder / SPEC).read_text())['worker'] == two.name
+    if change is None:
+        assert store.states()[0].seconds == 1.0  # as the result says
+
+
+def test_too_large_result_is_kept_and_recorded_by_resume(make_suite, make_worker, monkeypatch):
+    suite, store = make_suite({'run': PLAIN})
+    with monkeypatch.context() as patch:
+        patch.setattr(store, 'size_error', lambda *_: 'larger than max_allowed_packet')
+        for _ in range(2):
+            make_worker(suite, store).work()
+            assert store.states()[0].error == 'larger than max_allowed_packet'
+            assert store.retry_failed(suite.runs) == 1
+    make_worker(suite, store).work()
+    assert states(store) == {'run/seed_0': DONE}
+    assert len(executions(suite, 'run/seed_0')) == 1
+
+
+def test_run_stops_if_its_folder_belongs_to_another_worker(make_suite, start, outage, wait_for):
+    """The other one can reach the database, this one cannot."""
+    suite, store = make_suite({'run': (None, {'hang': True, 'save': True})})
+    faults = outage(store)
+    one, thread, _ = start(suite, store)
+    faults.is_on = True
+    path = suite.work_dir / 'run/seed_0' / SPEC
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'worker': 'elsewhere#1.1'}))
+    process = int(executions(suite, 'run/seed_0')[0].split()[0])
+    wait_for(lambda: not is_alive(process))
+    assert not (path.parent / 'interrupted.pth').exists()  # it may not write any more
+    faults.is_on = False
+    wait_for(lambda: 'run/seed_0 was claimed by another worker' in one.lines)
+    one.stop.set()
+    thread.join(300)
+
+
+def test_after_an_outage_others_have_time_for_a_heartbeat(make_suite, make_worker, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(worker, 'time', SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    suite, store = make_suite({'run': PLAIN})
+    store.claim(store.states()[0], 'elsewhere#1.1', 0.0)
+    one = make_worker(suite, store)
+    assert one._claim_next() is None
+    now[0] += 10 * worker.GRACE_SECONDS  # nobody could reach the database
+    assert one._claim_next() is None
+    for _ in range(5):
+        now[0] += worker.GRACE_SECONDS / 4
+        found = one._claim_next()
+    assert found is not None
+
+
+def test_claim_without_confirmation_is_executed(make_suite, make_worker):
+    suite, store = make_suite({'run': PLAIN})
+    one = make_worker(suite, store)
+    assert store.claim(store.states()[0], one.name, 0.0)
+    one.work()
+    assert states(store) == {'run/seed_0': DONE}
+
+
+def test_failures_in_a_row_stop_the_worker_and_release_its_runs(make_suite, make_worker):
+    bad = (None, {'fail': True})
+    suite, store = make_suite({'a': bad, 'student': ('a', {}), 'b': bad, 'c': bad, 'd': bad})
+    with pytest.raises(ConsecutiveFailuresError, match=r'a/seed_0, b/seed_0, c/.*upside down'):
+        make_worker(suite, store).work()
+    assert set(states(store).values()) == {WAITING}
+    assert executions(suite, 'd/seed_0') == []
+    assert 'upside down' in store.states()[0].error  # listed by `status`
+    for run in 'abcd':
+        (suite.work_dir / run / 'seed_0').mkdir(parents=True, exist_ok=True)
+        (suite.work_dir / run / 'seed_0' / 'fixed').touch()
+    make_worker(suite, store).work()  # on an intact machine
+    assert set(states(store).values()) == {DONE}
+
+
+def test_failures_between_successes_do_not_stop_the_worker(make_suite, make_worker):
+    bad = (None, {'fail': True})
+    suite, store = make_suite({'a': bad, 'b': bad, 'good': PLAIN, 'c': bad, 'd': bad})
+    make_worker(suite, store).work()
+    assert [*states(store).values()] == [FAILED, FAILED, DONE, FAILED, FAILED]
+
+
+def test_any_number_of_failures_is_allowed(make_suite, make_worker):
+    suite, store = make_suite({name: (None, {'fail': True}) for name in 'abcd'})
+    one = make_worker(suite, store)
+    one.max_failures = 0
+    one.work()
+    assert set(states(store).values()) == {FAILED}
+
+
+def test_names_of_workers_differ(make_suite, make_worker):
+    suite, store = make_suite({'run': PLAIN})
+    names = {make_worker(suite, store).name for _ in range(3)}
+    assert len(names) == 3
+    assert all(len(name) <= 200 for name in names)

@@ -1,21 +1,26 @@
 import sqlite3
 import threading
+import time
 from datetime import datetime, timedelta
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
+from mmkdml.experiments.database import Database, UnavailableError
 from mmkdml.experiments.tuning import study as tuning_study
 from mmkdml.experiments.tuning.study import (
     RETRIES,
     STARTED,
     SURPLUS,
     counted_trials,
-    explain_database_errors,
     fail_lost_trials,
     open_study,
     requeue,
@@ -68,11 +73,6 @@ def test_invalid_database_raises(tmp_path):
     for url, reason in (('nonsense', 'parse'), ('postgresql+nodriver://h/d', 'nodriver')):
         with pytest.raises(ValueError, match=rf'{url.split("+")[0]}.*: .*{reason}'):
             open_study(url, 'study', 'minimize', '', RandomSampler(), NopPruner())
-
-
-def test_other_errors_are_not_changed():
-    with pytest.raises(KeyError, match='other'), explain_database_errors('sqlite://'):
-        raise KeyError('other')
 
 
 def trial(number, state, **attrs):
@@ -152,6 +152,93 @@ def test_requeued_trial_has_the_same_parameters():
     assert waiting.state == TrialState.WAITING
     assert waiting.system_attrs['retry_history'] == list(range(RETRIES + 2))
     # A trial that kills its process each time is not retried forever.
-    retry_lost = tuning_study._storage('sqlite://').get_heartbeat_stale_trial_callback()
+    retry_lost = tuning_study._storage(
+        'sqlite://', Database('sqlite://')
+    ).get_heartbeat_stale_trial_callback()
     retry_lost(study, waiting)
     assert len(study.trials) == RETRIES + 3
+
+
+@pytest.fixture
+def away(tmp_path):
+    """A study, and the faults of its database: each transaction fails while ``errors`` has some."""
+    database = Database(f'sqlite:///{tmp_path / "tune.db"}')
+    database.retry_seconds = 600
+    url = f'sqlite:///{tmp_path / "tune.db"}'
+    study = open_study(url, 'study', 'minimize', '', RandomSampler(0), NopPruner(), database)
+    errors = []
+
+    def fail(_):
+        if errors:
+            raise OperationalError('BEGIN', {}, errors.pop())
+
+    event.listen(database.engine, 'begin', fail)
+    return study, database, errors
+
+
+def test_trial_is_recorded_after_an_outage(away):
+    study, database, errors = away
+    lines, locked = [], sqlite3.OperationalError('database is locked')
+    database.log = lines.append
+
+    def objective(trial):
+        errors.extend([locked] * 2)
+        value = trial.suggest_float('x', 0, 1)
+        errors.extend([locked] * 2)
+        trial.report(value, 1)
+        errors.extend([locked] * 2)
+        return value
+
+    study.optimize(objective, n_trials=1)
+    (trial,) = study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert trial.intermediate_values == {1: trial.value}
+    assert sum('away' in line for line in lines) == 3
+
+
+def test_result_whose_confirmation_was_lost_is_recorded_once(away, monkeypatch):
+    study, database, _ = away
+    change, calls = RDBStorage.set_trial_state_values, []
+
+    def change_and_fail(*args):
+        calls.append(args)
+        result = change(*args)
+        if len(calls) == 1:
+            raise OperationalError('COMMIT', {}, sqlite3.OperationalError('database is locked'))
+        return result
+
+    monkeypatch.setattr(RDBStorage, 'set_trial_state_values', change_and_fail)
+    study.optimize(lambda trial: 0.5, n_trials=1)
+    assert len(calls) == 2
+    assert [trial.value for trial in study.trials] == [0.5]
+    with pytest.raises(UpdateFinishedTrialError):  # not the same result
+        study._storage.set_trial_state_values(study.trials[0]._trial_id, TrialState.FAIL)
+
+
+def test_heartbeat_ends_quietly_if_the_database_stays_away(away):
+    study, database, errors = away
+    database.retry_seconds = 0
+    trial = study.ask()
+    errors.extend([sqlite3.OperationalError('database is locked')] * 2)
+    study._storage.record_heartbeat(trial._trial_id)
+    with pytest.raises(UnavailableError, match=r'tune\.db: database is locked'):
+        study.tell(trial, 0.5)
+
+
+def test_after_an_outage_no_trial_is_lost_at_once(away, monkeypatch):
+    study, database, _ = away
+    failed = []
+    monkeypatch.setattr(optuna.storages, 'fail_stale_trials', failed.append)
+    database.back_since = time.monotonic()
+    fail_lost_trials(study, database)
+    assert failed == []
+    database.back_since -= tuning_study.GRACE_SECONDS + 1
+    fail_lost_trials(study, database)
+    assert failed == [study]
+
+
+def test_password_is_not_in_messages():
+    url = 'postgresql+nodriver://u:s3cret@h/d'
+    with pytest.raises(ValueError, match=r'u:\*\*\*@h/d') as raised:
+        open_study(url, 'study', 'minimize', '', RandomSampler(), NopPruner())
+    assert 's3cret' not in str(raised.value)

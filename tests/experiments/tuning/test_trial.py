@@ -9,7 +9,13 @@ from mmengine.registry import METRICS, MODELS
 from optuna import TrialPruned
 from torch import nn
 
-from mmkdml.experiments.tuning.trial import TrialHook, epoch_options, train_trial, trial_config
+from mmkdml.experiments.tuning.trial import (
+    SavedScore,
+    TrialHook,
+    epoch_options,
+    train_trial,
+    trial_config,
+)
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
@@ -167,3 +173,42 @@ def test_schedules_still_end_with_the_run():
 def test_invalid_epochs_raise(train_cfg, epochs):
     with pytest.raises(ValueError, match=f'got {epochs} and max_epochs='):
         epoch_options(Config(dict(train_cfg=train_cfg)), epochs)
+
+
+def repeated(number, reported, history):
+    """Trial that repeats earlier ones."""
+    trials = [SimpleNamespace(system_attrs={})] * number
+    trials.append(SimpleNamespace(system_attrs=dict(retry_history=history)))
+    study = SimpleNamespace(get_trials=lambda deepcopy: trials)
+    return SimpleNamespace(
+        number=number, study=study, report=lambda value, step: reported.append((step, value))
+    )
+
+
+def test_score_of_a_lost_trial_is_found(tmp_path):
+    (tmp_path / '1').mkdir()
+    SavedScore(SimpleNamespace(), {'lr': 0.1}, 'a: 1').write(tmp_path / '1', 0.5, {1: 0.25, 2: 0.5})
+    (tmp_path / '1' / 'epoch_2.pth').touch()
+    for options, settings, history in (
+        ({'lr': 0.2}, 'a: 1', [1]),
+        ({'lr': 0.1}, 'a: 2', [1]),
+        ({'lr': 0.1}, 'a: 1', [0]),
+    ):
+        reported = []
+        saved = SavedScore(repeated(3, reported, history), options, settings)
+        assert saved.find(lambda number: tmp_path / str(number)) is None
+        assert reported == []
+    saved = SavedScore(repeated(3, reported, [0, 1]), {'lr': 0.1}, 'a: 1')
+    assert saved.find(lambda number: tmp_path / str(number)) == 0.5
+    assert reported == [(1, 0.25), (2, 0.5)]
+    assert (tmp_path / '3' / 'epoch_2.pth').exists()
+
+
+def test_trained_trial_saves_its_score(tmp_path):
+    config = small_config(tmp_path, [0.25, 0.75, 0.5])
+    trial = repeated(1, [], [0])
+    trial.should_prune = lambda: False
+    saved = SavedScore(trial, {}, '')
+    assert train_trial(trial, config, 'score', 'maximize', saved=saved) == 0.75
+    Path(config.work_dir).rename(tmp_path / '0')
+    assert saved.find(lambda number: tmp_path / str(number)) == 0.75

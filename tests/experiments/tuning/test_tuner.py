@@ -9,7 +9,10 @@ from mmengine.config import Config
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
+from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.tuning import results as tuning_results
 from mmkdml.experiments.tuning import study as tuning_study
 from mmkdml.experiments.tuning import tuner as tuning
@@ -62,7 +65,7 @@ def trained(monkeypatch):
     """Configs of the trials, which are scored by :func:`score` instead of trained."""
     configs = []
 
-    def train(trial, config, metric, direction, output):
+    def train(trial, config, *_):
         configs.append(config)
         folder = Path(config.work_dir)
         folder.mkdir(parents=True)
@@ -299,7 +302,7 @@ def test_surplus_trial_is_not_trained(trained, search, out):
 
 @pytest.mark.parametrize(('pruner', 'pruned'), [('median', True), ('none', False)])
 def test_trials_below_the_median_are_pruned(trained, search, out, monkeypatch, pruner, pruned):
-    def train(trial, config, metric, direction, output):
+    def train(trial, config, *_):
         # Each trial is worse than all before.
         for step in (1, 2):
             trial.report(-trial.number, step)
@@ -394,3 +397,40 @@ def test_number_of_trials(search):
     assert search(trials=80).trials == 80
     assert search(sampler='tpe').trials == 50
     assert search(storage='sqlite://').url == 'sqlite://'
+
+
+def test_score_that_could_not_be_recorded_is_not_trained_again(trained, search, monkeypatch, out):
+    train, saved = tuning.train_trial, []
+
+    def train_and_save(trial, config, metric, direction, output, score):
+        saved.append(trial.number)
+        value = train(trial, config, metric, direction, output)
+        score.write(Path(config.work_dir), value, {})
+        if trial.number == 1:
+            raise RuntimeError('the database is away')
+        return value
+
+    monkeypatch.setattr(tuning, 'train_trial', train_and_save)
+    search(trials=2, grid_step=0.25).search()
+    lines = []
+    search(trials=2, grid_step=0.25, log=lines.append).search()
+    assert saved == [0, 1]
+    assert any('trial 2: recording' in line for line in lines)
+    assert table_of(out)['state'].tolist() == ['complete'] * 2
+
+
+def test_database_that_stays_away_ends_the_search(trained, search, monkeypatch):
+    monkeypatch.setattr(tuning, 'RETRY_SECONDS', 0.1)
+    one, train = search(trials=2, grid_step=0.25), tuning.train_trial
+
+    def fail(_):
+        raise OperationalError('BEGIN', {}, sqlite3.OperationalError('database is locked'))
+
+    def lose(*args):
+        event.listen(one._database.engine, 'begin', fail)
+        return train(*args)
+
+    monkeypatch.setattr(tuning, 'train_trial', lose)
+    with pytest.raises(UnavailableError, match='locked'):
+        one.search()
+    assert len(trained) == 1
