@@ -47,6 +47,17 @@ class _Row(_Base):
     result: Mapped[bytes | None] = mapped_column(sa.LargeBinary(1 << 30), deferred=True)
 
 
+class _SummaryRow(_Base):
+    """Part of a result in a form that is read faster, see :mod:`~.suites.summaries`."""
+
+    __tablename__ = 'summaries'
+
+    part: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
+    seed: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[bytes] = mapped_column(sa.LargeBinary(1 << 30))
+
+
 @dataclass(frozen=True)
 class RunState:
     """State of a run in the database, without its result.
@@ -99,10 +110,11 @@ class SuiteStore:
         options = {'connect_args': {'timeout': lock_seconds}} if url.startswith('sqlite') else {}
         with self._explain_errors():
             self.engine = sa.create_engine(url, **options)
+            tables = [cast(sa.Table, _Row.__table__)]
             try:
-                _Base.metadata.create_all(self.engine)
+                _Base.metadata.create_all(self.engine, tables)
             except OperationalError:  # another worker created a table between check and creation
-                _Base.metadata.create_all(self.engine)
+                _Base.metadata.create_all(self.engine, tables)
 
     @classmethod
     def in_folder(cls, work_dir: str | Path, create: bool = True) -> SuiteStore:
@@ -171,20 +183,24 @@ class SuiteStore:
 
     def states(self) -> list[RunState]:
         """Return the states of all runs, in the order of the suite."""
+        fields = list(RunState.__dataclass_fields__)
+        columns = sa.select(*(getattr(_Row, name) for name in fields))
         with self._session() as session:
-            rows = session.scalars(sa.select(_Row).order_by(_Row.position, _Row.name, _Row.seed))
-            fields = RunState.__dataclass_fields__
-            states = [{name: getattr(row, name) for name in fields} for row in rows]
+            rows = session.execute(columns.order_by(_Row.position, _Row.name, _Row.seed)).all()
         try:
-            return [_STATE.validate_python(state) for state in states]
+            return [_STATE.validate_python(row._asdict()) for row in rows]
         except ValueError as error:
             raise ValueError(f'Invalid row in {self.url}: {error}') from error
 
     def settings(self) -> dict[str, str]:
         """Return the settings text of each run by name."""
+        first = sa.select(_Row.name, sa.func.min(_Row.seed).label('seed')).group_by(_Row.name)
+        of_first = first.subquery()
+        rows = sa.select(_Row.name, _Row.settings).join(
+            of_first, (_Row.name == of_first.c.name) & (_Row.seed == of_first.c.seed)
+        )
         with self._session() as session:
-            rows = session.execute(sa.select(_Row.name, _Row.settings).distinct())
-            return {str(name): text for name, text in rows}
+            return {str(name): text for name, text in session.execute(rows)}
 
     def claim(self, run: RunState, worker: str, now: float) -> bool:
         """Claim a run for a worker.
@@ -209,11 +225,72 @@ class SuiteStore:
         """Increment the heartbeat; false if the worker does not own the run any more."""
         return self._change(run, _owned_by(worker), heartbeat=_Row.heartbeat + 1)
 
-    def finish(self, run: RunState, worker: str, result: bytes, seconds: float) -> bool:
-        """Store a result; false, without effect, if the worker does not own the run any more."""
-        return self._change(
-            run, _owned_by(worker), state=DONE, result=result, seconds=seconds, error=None
+    def finish(
+        self,
+        run: RunState,
+        worker: str,
+        result: bytes,
+        seconds: float,
+        summary: Mapping[str, bytes] | None = None,
+    ) -> bool:
+        """Store a result, and its summary in the same transaction.
+
+        Args:
+            run: State of the run.
+            worker: Name of the worker.
+            result: Result of :func:`~.serialization.serialize_result`.
+            seconds: Duration of the run.
+            summary: Result of :func:`~.summaries.summarize_result`. Default: computed when the
+                suite is read.
+
+        Returns:
+            False, without effect, if the worker does not own the run any more.
+        """
+        row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
+        done = row.where(*_owned_by(worker)).values(
+            state=DONE, result=result, seconds=seconds, error=None
         )
+        if summary:
+            self.has_summaries(create=True)
+        with self._session() as session:
+            if cast(sa.CursorResult, session.execute(done)).rowcount != 1:
+                return False
+            _replace_summary(session, run.name, run.seed, summary or {})
+        return True
+
+    def has_summaries(self, create: bool = False) -> bool:
+        """Return whether the database has a table of summaries; earlier versions made none.
+
+        Args:
+            create: Create it first.
+        """
+        with self._explain_errors():
+            if create:
+                _Base.metadata.create_all(self.engine, [cast(sa.Table, _SummaryRow.__table__)])
+            return sa.inspect(self.engine).has_table(_SummaryRow.__tablename__)
+
+    def summaries(
+        self, part: str, keys: Sequence[tuple[str, int]] | None = None
+    ) -> dict[tuple[str, int], bytes]:
+        """Return a part of the summaries by name and seed, for all runs or some.
+
+        Args:
+            part: Name of the part.
+            keys: Names and seeds, at most a few hundred.
+        """
+        rows = sa.select(_SummaryRow.name, _SummaryRow.seed, _SummaryRow.content)
+        rows = rows.where(_SummaryRow.part == part)
+        if keys is not None:
+            rows = rows.where(sa.tuple_(_SummaryRow.name, _SummaryRow.seed).in_(keys))
+        with self._session() as session:
+            return {(name, seed): content for name, seed, content in session.execute(rows)}
+
+    def add_summaries(self, summaries: Mapping[tuple[str, int], Mapping[str, bytes]]) -> None:
+        """Replace the summaries of some runs, by name and seed."""
+        self.has_summaries(create=True)
+        with self._session() as session:
+            for (name, seed), summary in summaries.items():
+                _replace_summary(session, name, seed, summary)
 
     def fail(self, run: RunState, worker: str, error: str) -> bool:
         """Record a failure; false if the worker does not own the run any more."""
@@ -237,11 +314,13 @@ class SuiteStore:
         with self._session() as session:
             keys = session.execute(sa.select(_Row.name, _Row.seed).where(_Row.state == DONE)).all()
         for name, seed in keys:
-            with self._session() as session:
-                row = session.execute(
-                    sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
-                ).scalar_one()
-            yield name, seed, row or b''
+            yield name, seed, self.result(name, seed)
+
+    def result(self, name: str, seed: int) -> bytes:
+        """Return the result of a run; empty if it is not done."""
+        row = sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
+        with self._session() as session:
+            return session.execute(row).scalar_one() or b''
 
     def _change(self, run: RunState, conditions: Iterable[Any], **values: Any) -> bool:
         row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
@@ -284,3 +363,12 @@ class SuiteStore:
 
 def _owned_by(worker: str) -> tuple[Any, ...]:
     return (_Row.state == RUNNING, _Row.worker == worker)
+
+
+def _replace_summary(session: Session, name: str, seed: int, summary: Mapping[str, bytes]) -> None:
+    if not summary:
+        return
+    old = sa.delete(_SummaryRow).where(_SummaryRow.name == name, _SummaryRow.seed == seed)
+    session.execute(old)
+    rows = [dict(part=part, name=name, seed=seed, content=one) for part, one in summary.items()]
+    session.execute(sa.insert(_SummaryRow), rows)

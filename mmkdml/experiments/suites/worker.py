@@ -20,6 +20,7 @@ from mmkdml.experiments.suites.processes import failure_reason, is_dead, stop_ru
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite
+from mmkdml.experiments.suites.summaries import summarize_result
 from mmkdml.files import own_file, write_atomically
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -206,7 +207,7 @@ class Worker:
         if code == 0:
             try:
                 content = (folder / RESULT).read_bytes()
-                measured, _, _ = deserialize_result(content)
+                parsed = deserialize_result(content)
             except (OSError, ValueError) as problem:
                 error = f'{folder / RESULT}: {problem}'
         else:
@@ -215,5 +216,5 @@ class Worker:
             # Log first: if the disk is full, storing the error may fail, too.
             self.display.line(f'{run.key} failed: {error.splitlines()[-1]} (log: {folder / LOG})')
             self.store.fail(run, self.name, error)
-        elif self.store.finish(run, self.name, content, seconds):
-            self.display.finished(run.key, measured['best'], in_words(seconds))
+        elif self.store.finish(run, self.name, content, seconds, summarize_result(*parsed)):
+            self.display.finished(run.key, parsed[0]['best'], in_words(seconds))
