@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from mmkdml.experiments.report.results import Evaluation
 from mmkdml.html import image_uri
 from mmkdml.metric_info import MetricInfo
 from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.statistics.counts import groups_of
 from mmkdml.statistics.records import RunRecord, SuiteRecord
 
 SEVERAL = 'several runs'
@@ -86,18 +88,24 @@ def build_thumbnails(
         *_figures(record.pictures, SEVERAL, {}),
         *(figure for runs in by_name.values() for figure in _figures_of_run(runs)),
     ]
-    uris: list[str] = []
-    for max_size, quality in _SIZES:
-        uris = [image_uri(one.path, max_size, quality) for one in found]
-        if sum(map(len, uris)) <= budget:
-            break
     # The first figures of each run, then the second ones, and so on.
-    places = [
-        [other.run for other in found[:index]].count(one.run) for index, one in enumerate(found)
-    ]
-    order = np.argsort(places, kind='stable')
-    fitting = set(order[np.cumsum([len(uris[index]) for index in order]) <= budget])
-    thumbnails = [replace(found[index], uri=uris[index]) for index in sorted(fitting)]
+    earlier: Counter[str] = Counter()
+    places = []
+    for one in found:
+        places.append(earlier[one.run])
+        earlier[one.run] += 1
+    order = [int(index) for index in np.argsort(places, kind='stable')]
+    uris: dict[int, str] = {}
+    for max_size, quality in _SIZES:
+        uris, free = {}, budget
+        for index in order:
+            uri = image_uri(found[index].path, max_size, quality)
+            if (free := free - len(uri)) < 0:
+                break
+            uris[index] = uri
+        if len(uris) == len(found):
+            break
+    thumbnails = [replace(found[index], uri=uris[index]) for index in sorted(uris)]
     return thumbnails, len(found) - len(thumbnails)
 
 
@@ -141,7 +149,7 @@ def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCas
         if member not in (ENSEMBLE, PLAIN):
             continue
         seeds = [
-            pd.Series(measure.value(one.by_group()), sorted({group for _, group in one.cases}))
+            pd.Series(measure.value(one.for_measure(measure).by_group()), groups_of(one.cases))
             for one in by_seed.values()
         ]
         columns[run] = pd.concat(seeds, axis=1).mean(axis=1)
