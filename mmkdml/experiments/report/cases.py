@@ -23,6 +23,7 @@ _PANELS, _SHEET = 'panels', 'panels.png'
 _SIZES = ((1200, 75), (900, 65), (640, 50), (480, 45))
 _BUDGET = 1_200_000  # bytes of all thumbnails of a suite
 _HARD_CASES = 20
+_COLUMNS = 50  # runs in the table of hard cases
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ class HardCases:
         runs: Names of the runs, in columns.
         rows: Group, mean over runs, and value of each run; NaN where the measure is undefined.
         total: Number of all groups.
+        left_out: Number of runs that have no column.
     """
 
     measure: MetricInfo
     runs: Sequence[str]
     rows: Sequence[tuple[str, float, Sequence[float]]]
     total: int
+    left_out: int = 0
 
 
 def build_thumbnails(
@@ -157,8 +160,14 @@ def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCas
     worst_first = measure.info.higher_is_better is not False
     order = table.mean(axis=1).sort_values(kind='stable', ascending=worst_first)
     table = table.loc[order.index]
+    shown = table.head(limit)
+    means = shown.mean(axis=1)
+    names = list(columns)
+    if len(names) > _COLUMNS:
+        best_first = table.mean().sort_values(kind='stable', ascending=not worst_first)
+        names = list(best_first.index[:_COLUMNS])
     rows = [
-        (str(group), float(values.mean()), [float(value) for value in values])
-        for group, values in table.head(limit).iterrows()
+        (str(group), float(means[group]), [float(value) for value in values])
+        for group, values in shown[names].iterrows()
     ]
-    return HardCases(measure.info, list(columns), rows, len(table))
+    return HardCases(measure.info, names, rows, len(table), len(columns) - len(names))
