@@ -226,7 +226,8 @@ def table(args: argparse.Namespace) -> None:
     if args.format in ('seeds', 'folds'):
         text = seed_scores(record).to_csv(index=False, float_format='%.4f')
     else:
-        text = render(build_table(record, args.checkpoint), args.format)
+        table = build_table(record, args.checkpoint, intervals=args.format == 'csv')
+        text = render(table, args.format)
     write(text, args.out)
 
 

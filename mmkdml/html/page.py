@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mmkdml.html.lazy import compressed
 from mmkdml.html.theme import color_css
 from mmkdml.version import __version__
 
@@ -55,7 +56,7 @@ def render_page(template: str | Path, title: str, contents: Sequence[Link], **co
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters['number'] = number
+    environment.filters |= dict(number=number, compressed=compressed)
     script = _asset('script.js')
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(template.name).render(

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmkdml.metric_info import PERCENT
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
-from mmkdml.statistics.counts import Counts, Entry, resampler
+from mmkdml.statistics.counts import Counts, Entry, groups_of, resampler
 from mmkdml.statistics.differences import (
     FEWEST_RUNS,
     Comparison,
@@ -93,8 +93,8 @@ def shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, .
     first = counts.by_entry[entries[0]][shared[0]].cases
     for name, member in entries:
         for seed in shared:
-            differing = len(counts.by_entry[name, member][seed].cases ^ first)
-            if differing:
+            cases = counts.by_entry[name, member][seed].cases
+            if cases is not first and (differing := len(cases ^ first)):
                 return shared, (
                     f'{entries[0][0]} (seed {shared[0]}) and {name} (seed {seed}) were tested on '
                     f'different cases: {differing} are in only one of them'
@@ -122,7 +122,7 @@ class _Estimator:
         if reason:
             return Estimate(seeds=seeds, undefined_reason=reason)
         cases = self.counts.by_entry[contrast.entry][seeds[0]].cases
-        sizes = {'seeds': len(seeds), 'groups': len({group for _, group in cases})}
+        sizes = {'seeds': len(seeds), 'groups': len(groups_of(cases))}
         found = Estimate(
             seeds=seeds,
             groups=sizes['groups'],
@@ -206,8 +206,8 @@ class _Estimator:
         """Return the value of each seed without each group, (G, S)."""
         for seed in seeds:
             if (entry, seed) not in self._replicates:
-                left_out = self.counts.by_entry[entry][seed].leave_one_out()
-                self._replicates[entry, seed] = self.measure.value(left_out)
+                own = self.counts.by_entry[entry][seed].for_measure(self.measure)
+                self._replicates[entry, seed] = self.measure.value(own.leave_one_out())
         return np.stack([self._replicates[entry, seed] for seed in seeds], 1)
 
     def _pooled(self, pair: _Pair, seeds: tuple[int, ...], cases: frozenset) -> SeedVariance | None:
@@ -266,7 +266,7 @@ class _Estimator:
             if wanted and all(
                 entry in by_entry
                 and seed in by_entry[entry]
-                and by_entry[entry][seed].cases == cases
+                and (by_entry[entry][seed].cases is cases or by_entry[entry][seed].cases == cases)
                 for entry in entries
                 for seed in seeds
             ):
@@ -278,7 +278,11 @@ class _Estimator:
             return np.empty(0)
         entries = [entry for entry in pair if entry]
         signs = [1] if pair[1] is None else [self.sign, -self.sign]
-        samples = [self.counts.by_entry[entry][seed] for entry in entries for seed in seeds]
+        samples = [
+            self.counts.by_entry[entry][seed].for_measure(self.measure)
+            for entry in entries
+            for seed in seeds
+        ]
         return bootstrap(
             self.measure, resampler(samples), signs, len(seeds), groups, self.resamples, self.rng
         )  # fmt: skip

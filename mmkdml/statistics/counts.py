@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -22,7 +22,7 @@ from mmkdml.statistics.measures import (
     task_of_cases,
 )
 from mmkdml.statistics.ranking import Scored, Sums
-from mmkdml.statistics.records import CHECKPOINTS, DONE, SuiteRecord
+from mmkdml.statistics.records import CHECKPOINTS, DONE, Measurement, SuiteRecord
 
 Entry = tuple[str, str]
 """Name of a run and one of its members."""
@@ -46,6 +46,14 @@ class CaseCounts:
     cases: frozenset[tuple[str, str]]
     counts: np.ndarray | Detections | Scored
 
+    def for_measure(self, measure: Measure) -> CaseCounts:
+        """Return the counts that a measure needs; see :class:`~.stored.StoredCounts`."""
+        return self
+
+    def with_cases(self, cases: frozenset[tuple[str, str]]) -> CaseCounts:
+        """Return the same counts with another object for equal cases."""
+        return replace(self, cases=cases)
+
     def total(self) -> np.ndarray | Sums:
         """Return the argument of :meth:`~.measures.Measure.value` for the test split."""
         if isinstance(self.counts, np.ndarray):
@@ -59,8 +67,12 @@ class CaseCounts:
         counts = self.counts.counts if isinstance(self.counts, Scored) else self.counts
         if not isinstance(counts, np.ndarray):
             return ''
-        # TP, FP and FN: the last digits of scores differ between machines.
-        return hashlib.blake2b(np.ascontiguousarray(counts[:, :3]).tobytes()).hexdigest()
+        # TP, FP and FN: the last digits of scores differ between machines. Without the classes that
+        # only other runs have.
+        counts = counts[:, :3]
+        used = np.flatnonzero(counts.any((0, 1)))
+        counts = np.ascontiguousarray(counts[..., : used[-1] + 1 if len(used) else 0])
+        return hashlib.blake2b(counts.tobytes(), digest_size=16).hexdigest()
 
     def by_group(self) -> np.ndarray | Sums:
         """Return the argument of :meth:`~.measures.Measure.value` for each group, (G, ...)."""
@@ -75,8 +87,13 @@ class CaseCounts:
         """
         if isinstance(self.counts, np.ndarray):
             return self.counts.sum(0) - self.counts
-        groups = len({group for _, group in self.cases})
-        return self.counts.summed(_without_each(groups))
+        return self.counts.summed(_without_each(len(groups_of(self.cases))))
+
+
+@lru_cache(maxsize=16)
+def groups_of(cases: frozenset[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the groups of cases in alphabetical order, as in the arrays of counts."""
+    return tuple(sorted({group for _, group in cases}))
 
 
 @lru_cache(maxsize=1)
@@ -133,11 +150,17 @@ class Counts:
         Raises:
             ValueError: If the measure is unknown or belongs to another task.
         """
-        value = self.check_measure(measure).value
-        return {
-            entry: {seed: float(value(one.total())) for seed, one in by_seed.items()}
-            for entry, by_seed in self.by_entry.items()
-        }
+        checked = self.check_measure(measure)
+        keys = [(entry, seed) for entry, by_seed in self.by_entry.items() for seed in by_seed]
+        totals = (self.by_entry[entry][seed].total() for entry, seed in keys)
+        rows = [one(checked.ranked) if callable(one) else one for one in totals]
+        shapes = {row.shape for row in rows}
+        # One call for all; runs may have different optional columns.
+        values = checked.value(np.stack(rows)) if len(shapes) == 1 else map(checked.value, rows)
+        found: dict[Entry, dict[int, float]] = {entry: {} for entry in self.by_entry}
+        for (entry, seed), value in zip(keys, values, strict=True):
+            found[entry][seed] = float(value)
+        return found
 
     def check_measure(self, measure: str) -> Measure:
         """Return a measure of the task by name.
@@ -171,33 +194,65 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
     """
     if checkpoint not in CHECKPOINTS:
         raise ValueError(f'Invalid checkpoint: expected one of {CHECKPOINTS}, got {checkpoint!r}')
-    tables = {
-        (run.name, run.seed): run.measured[checkpoint].cases
+    summaries = {
+        (run.name, run.seed): summarize(run.measured[checkpoint])
         for run in record.runs
         if run.state == DONE and checkpoint in run.measured
     }
-    tasks = {task_of_cases(cases) for cases in tables.values()}
+    tasks = {one.task for one in summaries.values()}
     if len(tasks) > 1:
         raise ValueError(
             f'Invalid suite {record.name}: expected runs of one task, got {sorted(tasks)}'
         )
-    for (name, seed), cases in tables.items():
+    for (name, seed), one in summaries.items():
         for measure in record.measures:
             own = MEASURES.get(measure)
-            if own and task_of_cases(cases) in own.tasks and measure not in measures_of(cases):
+            if own and one.task in own.tasks and measure not in one.measures:
                 raise ValueError(
                     f'Invalid measure {measure} of {name}, seed {seed}: the case table has no '
                     f'column {own.column}. {_fix(own)}. Then run it again'
                 )
-    classes = max(map(class_count, tables.values()), default=0)
+    classes = max((one.classes for one in summaries.values()), default=0)
     by_entry: dict[Entry, dict[int, CaseCounts]] = {}
     # Equal sets share one object, which makes the many comparisons fast.
     known: dict[frozenset, frozenset] = {}
-    for (name, seed), table in tables.items():
-        for member, one in count_members(table, classes, f'{name}, seed {seed}, ').items():
-            shared = replace(one, cases=known.setdefault(one.cases, one.cases))
+    for (name, seed), summary in summaries.items():
+        for member, counts in summary.members(classes, f'{name}, seed {seed}, ').items():
+            cases = known.setdefault(counts.cases, counts.cases)
+            shared = counts if cases is counts.cases else counts.with_cases(cases)
             by_entry.setdefault((name, member), {})[seed] = shared
     return Counts(next(iter(tasks), ''), by_entry)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is known of a case table before its predictions are counted.
+
+    Attributes:
+        task: See :func:`~mmkdml.statistics.measures.task_of_cases`.
+        classes: See :func:`~mmkdml.statistics.measures.class_count`.
+        measures: See :func:`~mmkdml.statistics.measures.measures_of`.
+        members: Function that counts the predictions of all members from the number of classes and
+            a prefix of error messages, see :func:`count_members`.
+    """
+
+    task: str
+    classes: int
+    measures: Collection[str]
+    members: Callable[[int, str], Mapping[str, CaseCounts]]
+
+
+def summarize(measurement: Measurement) -> Summary:
+    """Return the summary that was stored with a measurement, or that of its case table."""
+    if measurement.summary is not None:
+        return measurement.summary
+    cases = measurement.cases
+    return Summary(
+        task_of_cases(cases),
+        class_count(cases),
+        measures_of(cases),
+        lambda classes, where: count_members(cases, classes, where),
+    )
 
 
 def _fix(measure: Measure) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 from mmkdml.optional import require
 
-stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
+special = require('scipy.special', extra='experiments', purpose='confidence intervals')
 
 #: Smallest number of runs whose seed variance is pooled.
 FEWEST_RUNS = 5
@@ -106,7 +106,7 @@ class Tested:
         errors = [np.sqrt(np.where(self.varies, one.total, 1)) for one in self.variances]
         p = np.max(
             [
-                2 * stats.t.sf(np.abs(self.value) / error, one.df)
+                2 * special.stdtr(one.df, -np.abs(self.value) / error)
                 for one, error in zip(self.variances, errors, strict=True)
             ],
             axis=0,
@@ -117,7 +117,11 @@ class Tested:
     def half_width(self, confidence: float) -> np.ndarray:
         """Compute half of the width of the interval, (...), with a confidence level in (0, 1)."""
         return np.max(
-            [stats.t.isf((1 - confidence) / 2, v.df) * np.sqrt(v.total) for v in self.variances], 0
+            [
+                -special.stdtrit(one.df, (1 - confidence) / 2) * np.sqrt(one.total)
+                for one in self.variances
+            ],
+            axis=0,
         )
 
     def percent_interval(self, confidence: float) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,6 @@ from mmkdml.optional import require
 from mmkdml.statistics.measures import Measure
 from mmkdml.statistics.ranking import Sums
 
-stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
-
 _BATCH_INDICES = 2**21  # indices of groups that are drawn at once, 8 bytes each
 
 
@@ -44,6 +42,8 @@ def bootstrap(
     Returns:
         The values, (n,); NaN where the measure is undefined in a resample.
     """
+    # Imported late: slow, and only needed for figures.
+    stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
     sizes = {'seeds': seeds, 'groups': groups}
     drawn = [name for name, size in sizes.items() if size > 1]
     with warnings.catch_warnings():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -13,10 +13,36 @@ CHECKPOINTS = ('best', 'last')
 DONE, FAILED, RUNNING, WAITING = STATES = ('done', 'failed', 'running', 'waiting')
 BASELINE, COMPARISON = 'baseline', 'comparison'
 NO_CURVES = pd.DataFrame(columns=['epoch', 'key', 'value'])
+T = TypeVar('T')
+
+
+class Lazy:
+    """Base of records some of whose attributes are loaded when they are used."""
+
+    if not TYPE_CHECKING:  # otherwise misspelled attributes would be valid
+
+        def __getattr__(self, name: str) -> Any:
+            load = self.__dict__.get('_loaders', {}).get(name)
+            if load is None:
+                raise AttributeError(f'{type(self).__name__} has no attribute {name}')
+            return load()
+
+
+def lazily(kind: type[T], values: Mapping[str, Any], loaders: Mapping[str, Callable[[], Any]]) -> T:
+    """Build a record of a suite whose other attributes are loaded at each use.
+
+    Args:
+        kind: Class of the record, derived from :class:`Lazy`.
+        values: Attributes that are known.
+        loaders: Functions that load the others, which are not kept.
+    """
+    record = object.__new__(kind)
+    record.__dict__.update(values, _loaders=loaders)
+    return record
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Lazy):
     """Test results of one checkpoint.
 
     Attributes:
@@ -27,14 +53,17 @@ class Measurement:
             tp, fp, fn`` in pixels, one row per foreground class; for detection: ``member, id,
             group, label, rank, score, hits, ignored, boxes``, one row per predicted box, and one
             per image and class with the number of true boxes.
+        summary: Counts that were computed when the run ended, a
+            :class:`~mmkdml.statistics.counts.Summary`; None if they are computed from ``cases``.
     """
 
     metrics: Mapping[str, float]
     cases: pd.DataFrame
+    summary: Any = None
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Lazy):
     """One run: a config with a seed.
 
     Attributes:

@@ -71,8 +71,7 @@ def paper_value(
     Raises:
         ValueError: If the paper has no such table, or several of the tables have the cell.
     """
-    values, doubts = _printed_values(), _doubts()
-    known = list(dict.fromkeys(table for table, *_ in values))
+    values, doubts, known = _printed_values(), _doubts(), _table_names()
     unknown = [table for table in tables if table not in known]
     if unknown:
         raise ValueError(
@@ -106,6 +105,11 @@ def _printed_values() -> dict[tuple[str, ...], tuple[str, str]]:
         for row in read_data('reference_results.csv')
         if row['version'] == 'v2'
     }
+
+
+@cache
+def _table_names() -> list[str]:
+    return list(dict.fromkeys(table for table, *_ in _printed_values()))
 
 
 @cache

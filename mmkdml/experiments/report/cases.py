@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from mmkdml.experiments.report.results import Evaluation
 from mmkdml.html import image_uri
 from mmkdml.metric_info import MetricInfo
 from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.statistics.counts import groups_of
 from mmkdml.statistics.records import RunRecord, SuiteRecord
 
 SEVERAL = 'several runs'
@@ -21,6 +23,7 @@ _PANELS, _SHEET = 'panels', 'panels.png'
 _SIZES = ((1200, 75), (900, 65), (640, 50), (480, 45))
 _BUDGET = 1_200_000  # bytes of all thumbnails of a suite
 _HARD_CASES = 20
+_COLUMNS = 50  # runs in the table of hard cases
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class HardCases:
         runs: Names of the runs, in columns.
         rows: Group, mean over runs, and value of each run; NaN where the measure is undefined.
         total: Number of all groups.
+        left_out: Number of runs that have no column.
     """
 
     measure: MetricInfo
     runs: Sequence[str]
     rows: Sequence[tuple[str, float, Sequence[float]]]
     total: int
+    left_out: int = 0
 
 
 def build_thumbnails(
@@ -86,18 +91,24 @@ def build_thumbnails(
         *_figures(record.pictures, SEVERAL, {}),
         *(figure for runs in by_name.values() for figure in _figures_of_run(runs)),
     ]
-    uris: list[str] = []
-    for max_size, quality in _SIZES:
-        uris = [image_uri(one.path, max_size, quality) for one in found]
-        if sum(map(len, uris)) <= budget:
-            break
     # The first figures of each run, then the second ones, and so on.
-    places = [
-        [other.run for other in found[:index]].count(one.run) for index, one in enumerate(found)
-    ]
-    order = np.argsort(places, kind='stable')
-    fitting = set(order[np.cumsum([len(uris[index]) for index in order]) <= budget])
-    thumbnails = [replace(found[index], uri=uris[index]) for index in sorted(fitting)]
+    earlier: Counter[str] = Counter()
+    places = []
+    for one in found:
+        places.append(earlier[one.run])
+        earlier[one.run] += 1
+    order = [int(index) for index in np.argsort(places, kind='stable')]
+    uris: dict[int, str] = {}
+    for max_size, quality in _SIZES:
+        uris, free = {}, budget
+        for index in order:
+            uri = image_uri(found[index].path, max_size, quality)
+            if (free := free - len(uri)) < 0:
+                break
+            uris[index] = uri
+        if len(uris) == len(found):
+            break
+    thumbnails = [replace(found[index], uri=uris[index]) for index in sorted(uris)]
     return thumbnails, len(found) - len(thumbnails)
 
 
@@ -141,7 +152,7 @@ def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCas
         if member not in (ENSEMBLE, PLAIN):
             continue
         seeds = [
-            pd.Series(measure.value(one.by_group()), sorted({group for _, group in one.cases}))
+            pd.Series(measure.value(one.for_measure(measure).by_group()), groups_of(one.cases))
             for one in by_seed.values()
         ]
         columns[run] = pd.concat(seeds, axis=1).mean(axis=1)
@@ -149,8 +160,14 @@ def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCas
     worst_first = measure.info.higher_is_better is not False
     order = table.mean(axis=1).sort_values(kind='stable', ascending=worst_first)
     table = table.loc[order.index]
+    shown = table.head(limit)
+    means = shown.mean(axis=1)
+    names = list(columns)
+    if len(names) > _COLUMNS:
+        best_first = table.mean().sort_values(kind='stable', ascending=not worst_first)
+        names = list(best_first.index[:_COLUMNS])
     rows = [
-        (str(group), float(values.mean()), [float(value) for value in values])
-        for group, values in table.head(limit).iterrows()
+        (str(group), float(means[group]), [float(value) for value in values])
+        for group, values in shown[names].iterrows()
     ]
-    return HardCases(measure.info, list(columns), rows, len(table))
+    return HardCases(measure.info, names, rows, len(table), len(columns) - len(names))

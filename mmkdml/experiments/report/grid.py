@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
-import pandas as pd
+import numpy as np
 
 from mmkdml.experiments.paper.values import FIDELITY, SINGLE, paper_value
 from mmkdml.experiments.report.cells import MEMBERS, TableCell, TablePanel, TableRow
@@ -63,7 +65,11 @@ class Grid:
     values: Mapping[Key, Sequence[float]]
     intervals: Mapping[Key, Estimate]
 
-    @property
+    @cached_property
+    def _expected(self) -> Counter[str]:
+        return Counter(run.name for run in self.record.runs)
+
+    @cached_property
     def other_runs(self) -> list[RunRecord]:
         """One record (of any seed) for each run without a mode and style."""
         known = {name for names in self.variants.values() for name in names.values()}
@@ -119,7 +125,7 @@ class Grid:
         self, run: str, member: str, metric: Metric, place: tuple[str, str, str], method: str = ''
     ) -> TableCell:
         """Build a cell; ``place`` (mode, style, member) and ``method`` find the paper's value."""
-        seeds = pd.Series(self.values.get((run, member, metric.key), []), dtype=float)
+        seeds = np.array(self.values.get((run, member, metric.key), []), dtype=float)
         interval = self.intervals.get((run, member, metric.key), Estimate())
         paper = None
         if metric.quantity:
@@ -129,10 +135,10 @@ class Grid:
             run,
             member,
             metric.key,
-            mean=float(seeds.mean(skipna=False)),
-            std=float(seeds.std(skipna=False)),
+            mean=float(seeds.mean()) if len(seeds) else float('nan'),
+            std=float(seeds.std(ddof=1)) if len(seeds) > 1 else float('nan'),
             done=len(seeds),
-            expected=sum(one.name == run for one in self.record.runs),
+            expected=self._expected[run],
             low=interval.low,
             high=interval.high,
             paper=paper,

@@ -30,6 +30,11 @@ PARTS = {
     'reproduce': 'Reproducibility',
 }
 
+LAZY_NOTE = (
+    'loaded when it comes into view, by the script of this page. Without scripts, use the commands '
+    'under Reproducibility.'
+)
+
 
 def write_report(
     records: SuiteRecord | Sequence[SuiteRecord],
@@ -93,6 +98,7 @@ def write_report(
         labels=labels,
         in_words=in_words,
         verdict_kinds=VERDICTS,
+        lazy_note=LAZY_NOTE,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     # Logs in it may contain bytes that are not valid text.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from mmkdml.experiments.paper.claims import ClaimResult, evaluate_claims
 from mmkdml.experiments.paper.values import PERFORMANCE, SINGLE
@@ -15,7 +16,7 @@ from mmkdml.experiments.report.labels import member_label
 from mmkdml.experiments.report.tables import build_grid
 from mmkdml.modes import MODES, STUDENTS
 from mmkdml.names import ALL_STUDENTS, ENSEMBLE, PLAIN, TEACHER
-from mmkdml.statistics.counts import Counts, Variants, count_cases
+from mmkdml.statistics.counts import Counts, Variants, count_cases, groups_of
 from mmkdml.statistics.records import RunRecord, SuiteRecord
 
 # A single network is in the column of the ensembles, to be compared with them.
@@ -39,6 +40,14 @@ class Evaluation:
     counts: Counts
     grid: Grid
     claims: Mapping[str, Sequence[ClaimResult]]
+
+    @cached_property
+    def cases(self) -> dict[str, frozenset[tuple[str, str]]]:
+        """The tested cases by name of the run, those of its first seed."""
+        found: dict[str, frozenset[tuple[str, str]]] = {}
+        for (run, _), by_seed in self.counts.by_entry.items():
+            found.setdefault(run, next(iter(by_seed.values())).cases)
+        return found
 
     @classmethod
     def of(
@@ -100,7 +109,7 @@ class ResultTable:
         """Name of the metric with its unit."""
         return self.metric.info.label
 
-    @property
+    @cached_property
     def columns(self) -> list[tuple[str, str, bool]]:
         """Name and title of each member with values, and whether the paper has some."""
         titles = {name: member_label(name) for name in _COLUMNS}
@@ -112,7 +121,7 @@ class ResultTable:
             if self._with(name)
         ]
 
-    @property
+    @cached_property
     def differences(self) -> dict[str, str]:
         """Titles of the columns with differences by family of claims."""
         return {
@@ -128,13 +137,19 @@ class ResultTable:
 
     def is_best(self, row: ResultRow, member: str) -> bool:
         """Return whether a member has its best value in this row."""
-        means = [one.cells[member].mean for one in self._with(member)]
-        known = [mean for mean in means if not math.isnan(mean)]
-        is_quality = self.metric.quantity == PERFORMANCE
-        if not is_quality or not known or max(known) == min(known):
-            return False
+        return row.cells[member].mean == self._best.get(member)
+
+    @cached_property
+    def _best(self) -> dict[str, float]:
+        """Best value by member; none if all values are equal, or no value is better."""
+        found: dict[str, float] = {}
         best = min if self.metric.info.higher_is_better is False else max
-        return row.cells[member].mean == best(known)
+        for member in _COLUMNS if self.metric.quantity == PERFORMANCE else ():
+            means = (one.cells[member].mean for one in self._with(member))
+            known = [mean for mean in means if not math.isnan(mean)]
+            if known and max(known) > min(known):
+                found[member] = best(known)
+        return found
 
     def _with(self, member: str) -> list[ResultRow]:
         return [row for row in self.rows if member in row.cells]
@@ -150,7 +165,11 @@ def build_results(evaluation: Evaluation) -> Iterator[ResultTable]:
 
 
 def _rows(evaluation: Evaluation, metric: Metric) -> Iterator[ResultRow]:
-    grid, claims = evaluation.grid, evaluation.claims.get(metric.key, ())
+    grid = evaluation.grid
+    differences: dict[str, dict[str, ClaimResult]] = {}
+    for claim in evaluation.claims.get(metric.key, ()):
+        if claim.family in DIFFERENCES:
+            differences.setdefault(claim.contrast.entry[0], {})[claim.family] = claim
     for run in {run.name: run for run in grid.record.runs}.values():
         label = run.name.rpartition('/')[2]
         cells = {}
@@ -163,18 +182,7 @@ def _rows(evaluation: Evaluation, metric: Metric) -> Iterator[ResultRow]:
                 )
         if not cells:
             continue
-        counted = [
-            by_seed for (name, _), by_seed in evaluation.counts.by_entry.items() if name == run.name
-        ]
-        cases = next(iter(counted[0].values())).cases if counted else frozenset()
+        cases = evaluation.cases.get(run.name, frozenset())
         yield ResultRow(
-            run,
-            len(cases),
-            len({group for _, group in cases}),
-            cells,
-            {
-                claim.family: claim
-                for claim in claims
-                if claim.family in DIFFERENCES and claim.contrast.entry[0] == run.name
-            },
+            run, len(cases), len(groups_of(cases)), cells, differences.get(run.name, {})
         )

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from mmkdml.experiments.paper.claims import FAMILIES, ClaimResult
 from mmkdml.experiments.report.answer import Answer, axis_of, build_answer, count_verdicts
 from mmkdml.experiments.report.cases import HardCases, Thumbnail, build_thumbnails, find_hard_cases
+from mmkdml.experiments.report.curve_charts import Chart, chart_curves
 from mmkdml.experiments.report.figures import (
     balance_keys,
     draw_balance,
@@ -33,6 +34,8 @@ from mmkdml.statistics.measures import DETECTION, MEASURES
 from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, SuiteRecord
 
 LOSS = 'loss'
+#: Largest number of runs, without seeds, whose tables are all readable without scripts.
+LARGE = 100
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class SuiteSection:
     results: Sequence[ResultTable]
     notes: Sequence[str]
     claims: Sequence[ClaimTable]
-    curves: Sequence[Curve]
+    curves: Sequence[Curve] | Sequence[Chart]
     thumbnails: Sequence[Thumbnail]
     left_out: int
     hard_cases: HardCases | None
@@ -150,6 +153,11 @@ class SuiteSection:
     splits: Sequence[tuple[Mapping[str, Mapping[str, int]], str]]
     versions: Sequence[tuple[Mapping[str, str], str]]
     settings: Settings | None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the tables of the suite are compressed."""
+        return len(self.by_name) > LARGE
 
     @property
     def anchors(self) -> dict[str, str]:
@@ -186,6 +194,8 @@ def build_section(record: SuiteRecord, anchor: str, file: str, resamples: int = 
         if table.checkpoint == first.checkpoint and table.metric.key in first.claims
     )
     thumbnails, left_out = build_thumbnails(record, by_name)
+    is_large = len(by_name) > LARGE
+    draw = chart_curves(record, by_name) if is_large else _curves(record, by_name, anchor)
     return SuiteSection(
         anchor,
         record,
@@ -196,7 +206,7 @@ def build_section(record: SuiteRecord, anchor: str, file: str, resamples: int = 
         results,
         list(dict.fromkeys(chain.from_iterable(_notes(one) for one in evaluations))),
         [table for one in evaluations for table in _claim_tables(one)],
-        list(_curves(record, by_name, anchor)),
+        list(draw),
         thumbnails,
         left_out,
         find_hard_cases(first),
@@ -206,7 +216,7 @@ def build_section(record: SuiteRecord, anchor: str, file: str, resamples: int = 
         ],
         [(splits, names) for (splits,), names in _group_runs(record, 'splits')],
         [(versions, names) for (versions,), names in _group_runs(record, 'versions')],
-        collect_settings(record.runs),
+        collect_settings(record.runs, first_seeds=is_large),
     )
 
 
@@ -267,9 +277,14 @@ def _group_runs(record: SuiteRecord, *keys: str) -> list[tuple[tuple[Any, ...], 
             names.append({})
         names[values.index(value)][run.name] = None
     return [
-        (value, ', '.join(group) if len(values) > 1 else 'all runs')
+        (value, _listed(group) if len(values) > 1 else 'all runs')
         for value, group in zip(values, names, strict=True)
     ]
+
+
+def _listed(names: Mapping[str, None]) -> str:
+    more = len(names) - LARGE
+    return ', '.join(list(names)[:LARGE]) + (f' and {more} more' if more > 0 else '')
 
 
 def _sizes(members: Mapping[str, Mapping[str, int]]) -> list[Size]:

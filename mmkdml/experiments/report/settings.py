@@ -26,15 +26,21 @@ class Settings:
     differences: dict[tuple[str, int], str]
 
 
-def collect_settings(runs: Sequence[RunRecord]) -> Settings | None:
-    """Compare the configs of all finished runs with that of the first variant."""
+def collect_settings(runs: Sequence[RunRecord], first_seeds: bool = False) -> Settings | None:
+    """Compare the configs of all finished runs with that of the first variant.
+
+    Args:
+        runs: Runs of a suite.
+        first_seeds: Only compare the first finished seed of each run.
+    """
     done = [run for run in runs if run.state == DONE]
     if not done:
         return None
     reference = next((run for run in done if run.mode in MODES), done[0])
     text = reference.metadata['config_text']
     differences = {}
-    for run in done:
+    compared = list({run.name: run for run in reversed(done)}.values()) if first_seeds else done
+    for run in compared:
         lines = unified_diff(
             text.splitlines(), run.metadata['config_text'].splitlines(), n=0, lineterm=''
         )

@@ -36,6 +36,7 @@ def build_table(
     rng: int = 0,
     counts: Counts | None = None,
     variants: Variants | None = None,
+    intervals: bool = True,
 ) -> Table:
     """Arrange the results of a suite in the form of the paper's tables.
 
@@ -50,6 +51,7 @@ def build_table(
         counts: Result of :func:`~mmkdml.statistics.counts.count_cases` for this checkpoint;
             computed if None.
         variants: Result of :func:`~mmkdml.statistics.counts.find_variants`; computed if None.
+        intervals: Compute the intervals of the means, which only CSV contains.
 
     Raises:
         ValueError: See :func:`~mmkdml.statistics.counts.count_cases`,
@@ -57,7 +59,7 @@ def build_table(
             :func:`~mmkdml.statistics.bootstrap.estimate` and
             :func:`~mmkdml.experiments.paper.values.paper_value`.
     """
-    grid = build_grid(record, checkpoint, resamples, rng, counts, variants)
+    grid = build_grid(record, checkpoint, resamples, rng, counts, variants, intervals)
     panels = build_panels(grid)
     title = f'{record.name}: {record.title} ({CHECKPOINT_TITLES[checkpoint]}; test set)'
     legend = 'Mean ± sample standard deviation over seeds (number of seeds).'
@@ -72,6 +74,7 @@ def build_grid(
     rng: int = 0,
     counts: Counts | None = None,
     variants: Variants | None = None,
+    with_intervals: bool = True,
 ) -> Grid:
     """Compute all values of a suite for one checkpoint; see :func:`build_table`."""
     counts = count_cases(record, checkpoint) if counts is None else counts
@@ -82,6 +85,8 @@ def build_grid(
     for measure in record.measures:
         for entry, by_seed in counts.scores(measure).items():
             values[(*entry, measure)] = list(by_seed.values())
+        if not with_intervals:
+            continue
         found = estimate(counts, measure, means, resamples=resamples, rng=rng)
         intervals |= {(*entry, measure): one for entry, one in zip(entries, found, strict=True)}
     variants = find_variants(record) if variants is None else variants

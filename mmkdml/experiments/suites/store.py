@@ -54,6 +54,17 @@ class _SuiteRow(_Base):
     name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
 
 
+class _SummaryRow(_Base):
+    """Part of a result in a form that is read faster, see :mod:`~.suites.summaries`."""
+
+    __tablename__ = 'summaries'
+
+    part: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
+    seed: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[bytes] = mapped_column(sa.LargeBinary(1 << 30))
+
+
 @dataclass(frozen=True)
 class RunState:
     """State of a run in the database, without its result.
@@ -255,7 +266,11 @@ class SuiteStore:
 
     def settings(self) -> dict[str, str]:
         """Return the settings text of each run by name."""
-        statement = sa.select(_Row.name, _Row.settings).distinct()
+        first = sa.select(_Row.name, sa.func.min(_Row.seed).label('seed')).group_by(_Row.name)
+        of_first = first.subquery()
+        statement = sa.select(_Row.name, _Row.settings).join(
+            of_first, (_Row.name == of_first.c.name) & (_Row.seed == of_first.c.seed)
+        )
         rows = self._transaction(lambda session: session.execute(statement).all())
         return {str(name): text for name, text in rows}
 
@@ -283,15 +298,79 @@ class SuiteStore:
         """Increment the heartbeat; false if the worker does not own the run any more."""
         return self._change(run, _owned_by(worker), heartbeat=_Row.heartbeat + 1)
 
-    def finish(self, run: RunState, worker: str, result: bytes, seconds: float) -> bool:
-        """Store a result.
+    def finish(
+        self,
+        run: RunState,
+        worker: str,
+        result: bytes,
+        seconds: float,
+        summary: Mapping[str, bytes] | None = None,
+    ) -> bool:
+        """Store a result, and its summary in the same transaction.
+
+        Args:
+            run: State of the run.
+            worker: Name of the worker.
+            result: Result of :func:`~.serialization.serialize_result`.
+            seconds: Duration of the run.
+            summary: Result of :func:`~.summaries.summarize_result`. Default: computed when the
+                suite is read.
 
         Returns:
             False, without effect, if another worker owns the run.
         """
-        return self._change(
-            run, _owned_by(worker), state=DONE, result=result, seconds=seconds, error=None
-        ) or self._is_in_state(run, worker, DONE)
+        row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
+        done = row.where(*_owned_by(worker)).values(
+            state=DONE, result=result, seconds=seconds, error=None
+        )
+        if summary:
+            self.has_summaries(create=True)
+
+        def store(session: Session) -> bool:
+            if cast(sa.CursorResult, session.execute(done)).rowcount != 1:
+                return False
+            _replace_summary(session, run.name, run.seed, summary or {})
+            return True
+
+        return self._transaction(store) or self._is_in_state(run, worker, DONE)
+
+    def has_summaries(self, create: bool = False) -> bool:
+        """Return whether the database has a table of summaries; earlier versions made none.
+
+        Args:
+            create: Create it first.
+        """
+        if create:
+            self._create_table(_SummaryRow)
+        return self._transaction(
+            lambda session: sa.inspect(session.connection()).has_table(_SummaryRow.__tablename__)
+        )
+
+    def summaries(
+        self, part: str, keys: Sequence[tuple[str, int]] | None = None
+    ) -> dict[tuple[str, int], bytes]:
+        """Return a part of the summaries by name and seed, for all runs or some.
+
+        Args:
+            part: Name of the part.
+            keys: Names and seeds, at most a few hundred.
+        """
+        statement = sa.select(_SummaryRow.name, _SummaryRow.seed, _SummaryRow.content)
+        statement = statement.where(_SummaryRow.part == part)
+        if keys is not None:
+            statement = statement.where(sa.tuple_(_SummaryRow.name, _SummaryRow.seed).in_(keys))
+        rows = self._transaction(lambda session: session.execute(statement).all())
+        return {(name, seed): content for name, seed, content in rows}
+
+    def add_summaries(self, summaries: Mapping[tuple[str, int], Mapping[str, bytes]]) -> None:
+        """Replace the summaries of some runs, by name and seed."""
+        self.has_summaries(create=True)
+
+        def add(session: Session) -> None:
+            for (name, seed), summary in summaries.items():
+                _replace_summary(session, name, seed, summary)
+
+        self._transaction(add)
 
     def fail(self, run: RunState, worker: str, error: str) -> bool:
         """Record a failure; false if the worker does not own the run any more."""
@@ -366,12 +445,12 @@ class SuiteStore:
         """Iterate over name, seed and result of all runs that are done."""
         done = sa.select(_Row.name, _Row.seed).where(_Row.state == DONE)
         for name, seed in self._transaction(lambda session: session.execute(done).all()):
-            row = sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
-            yield name, seed, self._transaction(self._scalar(row)) or b''
+            yield name, seed, self.result(name, seed)
 
-    @staticmethod
-    def _scalar(statement: sa.Select[tuple[T]]) -> Callable[[Session], T]:
-        return lambda session: session.execute(statement).scalar_one()
+    def result(self, name: str, seed: int) -> bytes:
+        """Return the result of a run; empty if it is not done."""
+        row = sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
+        return self._transaction(lambda session: session.execute(row).scalar_one()) or b''
 
     def _change(self, run: RunState, conditions: Iterable[Any], **values: Any) -> bool:
         row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
@@ -393,3 +472,12 @@ class SuiteStore:
 
 def _owned_by(worker: str) -> tuple[Any, ...]:
     return (_Row.state == RUNNING, _Row.worker == worker)
+
+
+def _replace_summary(session: Session, name: str, seed: int, summary: Mapping[str, bytes]) -> None:
+    if not summary:
+        return
+    old = sa.delete(_SummaryRow).where(_SummaryRow.name == name, _SummaryRow.seed == seed)
+    session.execute(old)
+    rows = [dict(part=part, name=name, seed=seed, content=one) for part, one in summary.items()]
+    session.execute(sa.insert(_SummaryRow), rows)

@@ -23,6 +23,7 @@ from mmkdml.experiments.suites.processes import failure_reason, is_dead, stop_ru
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import BLOCKED, RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite
+from mmkdml.experiments.suites.summaries import summarize_result
 from mmkdml.files import own_file, write_atomically
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -304,7 +305,8 @@ class Worker:
         """
         try:
             content = (folder / RESULT).read_bytes()
-            measured, _, metadata = deserialize_result(content)
+            parsed = deserialize_result(content)
+            measured, _, metadata = parsed
             seconds = float(metadata.get('seconds', 0)) if seconds is None else seconds
         except (OSError, TypeError, ValueError) as problem:
             self._fail(run, f'{folder / RESULT}: {problem}')
@@ -313,7 +315,9 @@ class Worker:
             if error_of_size := self.store.size_error(run, content):
                 self._fail(run, error_of_size)
                 return
-            is_recorded = self.store.finish(run, self.name, content, seconds)
+            is_recorded = self.store.finish(
+                run, self.name, content, seconds, summarize_result(*parsed)
+            )
         except UnavailableError:
             self.display.note(f'{run.key} finished, but is not recorded yet: {folder / RESULT}')
             raise

@@ -41,7 +41,7 @@
     }
   };
   const label = (header) => header.dataset.label ?? header.textContent.trim();
-  for (const header of all('th[data-sort]')) {
+  const addSorting = (root) => all('th[data-sort]', root).forEach((header) => {
     const control = document.createElement('button');
     control.type = 'button';
     control.append(...header.childNodes);
@@ -63,7 +63,7 @@
       }
       announce(`Sorted by ${label(header)}, ${order}`);
     });
-  }
+  });
   // Headers of two rows stay in place together.
   const measureHeads = () => all('thead').forEach((head) => {
     head.style.setProperty('--head', `${head.rows[0]?.offsetHeight ?? 0}px`);
@@ -141,7 +141,7 @@
     const frames = pictures();
     show(frames[(frames.indexOf(current) + by + frames.length) % frames.length]);
   };
-  for (const frame of all('[data-enlarge]')) {
+  const addEnlarging = (root) => all('[data-enlarge]', root).forEach((frame) => {
     const open = document.createElement('button');
     open.type = 'button';
     open.className = 'enlarge';
@@ -149,7 +149,7 @@
     open.setAttribute('aria-label', `Enlarge: ${caption}`);
     open.addEventListener('click', () => { show(frame); box.showModal(); });
     frame.append(open);
-  }
+  });
   box.addEventListener('click', (event) => {
     if (event.target === box || event.target.closest('[data-close]')) box.close();
     else if (event.target.dataset.step) step(Number(event.target.dataset.step));
@@ -160,7 +160,7 @@
   });
 
   // Copying of commands and settings
-  for (const block of navigator.clipboard ? all('.code') : []) {
+  const addCopying = (root) => (navigator.clipboard ? all('.code', root) : []).forEach((block) => {
     const copy = document.createElement('button');
     copy.type = 'button';
     copy.className = 'copy';
@@ -171,7 +171,39 @@
       done.then(() => announce('Copied'), () => announce('Copying failed'));
     });
     block.append(copy);
-  }
+  });
+  const addControls = (root) => [addSorting, addEnlarging, addCopying].forEach((add) => add(root));
+  addControls(document);
+
+  // Compressed parts are inserted when they come into view.
+  const insert = async (place) => {
+    const data = Uint8Array.from(
+      atob(place.querySelector('template').content.textContent), (one) => one.charCodeAt(0));
+    const stream = new Blob([data]).stream().pipeThrough(new DecompressionStream('gzip'));
+    const part = document.createRange().createContextualFragment(await new Response(stream).text());
+    const nodes = [...part.children];
+    const target = place.closest('[data-sort-together]');
+    place.replaceWith(part);
+    nodes.forEach((node) => addControls(node));
+    // Sorted and filtered as the other tables of its switch
+    const sorted = target && all('th[aria-sort]', target).find((one) => !nodes.some((node) => node.contains(one)));
+    for (const table of sorted ? nodes.flatMap((node) => all('table', node)) : []) {
+      const same = all('th[data-sort]', table).find((column) => label(column) === label(sorted));
+      if (!same) continue;
+      same.setAttribute('aria-sort', sorted.getAttribute('aria-sort'));
+      sort(table, same.cellIndex, sorted.getAttribute('aria-sort') === 'descending');
+    }
+    const filtered = nodes[0]?.parentElement?.closest('[id]');
+    if (filtered && document.querySelector(`[data-filter="${CSS.escape(filtered.id)}"]`)) filter(filtered.id);
+    measureHeads();
+  };
+  const arriving = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((one) => one.isIntersecting)) {
+      arriving.unobserve(entry.target);
+      insert(entry.target).catch((error) => { entry.target.append(`: ${error}`); });
+    }
+  }, { rootMargin: '300px' });
+  all('.lazy').forEach((place) => arriving.observe(place));
 
   // Contents: mark the section that is read.
   const links = new Map(all('.contents a').map((link) => [link.hash.slice(1), link]));
