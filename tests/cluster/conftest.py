@@ -62,7 +62,8 @@ def small_config(tmp_path_factory):
     config.train_cfg.max_epochs = config.param_scheduler.T_max = 20
     config.train_cfg.val_interval = 10
     config.custom_imports = dict(imports=['pace'])
-    config.custom_hooks = [dict(type='PaceHook', path=str(root / 'slow'))]
+    pace = dict(type='PaceHook', path=str(root / 'slow'))
+    config.custom_hooks = [*config.custom_hooks, pace]
     config.dump(root / 'small.py')
     return root / 'small.py', root / 'slow'
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -223,6 +224,8 @@ def _sum_of_ranks(rank, port, attempt, dies):
         TORCHELASTIC_USE_AGENT_STORE='True',
         TORCHELASTIC_RESTART_COUNT=str(attempt),
     )
+    if attempt and rank == 0:
+        time.sleep(1)  # The other process finds the address of the killed one.
     timeout = timedelta(seconds=60)
     store = distributed.restarted_store(timeout)
     torch.distributed.init_process_group('gloo', timeout=timeout, **store)
