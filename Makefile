@@ -30,8 +30,8 @@ $(if $(word 2,$(VENV)),$(error VENV='$(VENV)': make cannot handle a path with sp
 has = -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("$(1)"))'
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-fast soak fuzz check lint types layers duplicates docs package \
-    release-check metafiles clean
+.PHONY: help install demo test test-fast soak fuzz cluster-test check lint types layers duplicates \
+    docs package release-check metafiles clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,10 @@ soak: $(READY)  ## kill and damage runs at random, and compare their results
 fuzz: $(READY)  ## test random files and settings, FUZZ_EXAMPLES=1000 per test
 	OMP_NUM_THREADS=1 FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(PY) -m pytest -n $(WORKERS) --dist worksteal \
 	    -o faulthandler_timeout=0 tests/fuzz
+
+# Ctrl-C stops the daemons, too.
+cluster-test: $(READY)  ## test Slurm, torchrun and databases, started on this machine
+	MMKDML_CLUSTER_TEST=1 OMP_NUM_THREADS=1 $(PY) -m pytest -rs tests/cluster
 
 check: lint types layers duplicates  ## run the next four targets
 

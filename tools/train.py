@@ -85,6 +85,7 @@ def main() -> None:
 
     from mmkdml.apis import make_runner
     from mmkdml.apis.run.options import StartOptions, finished_note, training_config
+    from mmkdml.apis.run.restarts import is_restarted, job_name
 
     given = StartOptions(
         args.cfg_options,
@@ -98,6 +99,11 @@ def main() -> None:
     )
     config, start, before = training_config(args.config, given, args.work_dir, args.resume)
     is_main = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+    if args.resume is None and is_restarted(config.work_dir):
+        args.resume, args.overwrite = 'auto', False
+        config, start, before = training_config(args.config, given, args.work_dir, 'auto')
+        if is_main:
+            print(f'{job_name()} was restarted: resuming {config.work_dir}')
     if args.resume is not None and start == before and (note := finished_note(config)):
         if is_main:
             print(note)

@@ -39,6 +39,7 @@ from mmkdml.engine import (
     keep_freed_memory,
 )
 from mmkdml.engine.checks import check_class_order, register_checks
+from mmkdml.engine.distributed import restarted_store, set_slurm_environment
 from mmkdml.engine.log_backends import LOGS
 from mmkdml.engine.unwrap import unwrap_model
 from mmkdml.functional.checks import check_choice
@@ -163,7 +164,7 @@ def make_runner(
     Args:
         config: As :func:`load_config` returns it.
         launcher: Launcher of the processes: ``'none'``, ``'pytorch'`` (torchrun), ``'slurm'`` or
-            ``'mpi'``. Without a GPU, processes of torchrun communicate over gloo.
+            ``'mpi'``. Without a GPU, processes of torchrun and Slurm communicate over gloo.
         train: Build a runner for training. If False, the folder is neither locked nor checked, and
             the config in it is not overwritten.
         overwrite: Remove the checkpoints of an older run in the folder when training starts.
@@ -237,13 +238,17 @@ def _set_up_distributed(config: Config) -> None:
         ),
     )
     env = config.get('env_cfg', {})
-    if config.launcher == 'pytorch' and not torch.cuda.is_available():
+    if config.launcher == 'slurm':
+        set_slurm_environment()
+    if config.launcher in ('pytorch', 'slurm') and not torch.cuda.is_available():
         seconds = env.get('dist_cfg', {}).get('timeout')
-        torch.distributed.init_process_group('gloo', timeout=seconds and timedelta(seconds=seconds))
+        timeout = seconds and timedelta(seconds=seconds)
+        torch.distributed.init_process_group('gloo', timeout=timeout, **restarted_store(timeout))
         config.model_wrapper_cfg['device_ids'] = None
     elif not is_distributed():  # needed to agree on how the run starts
         set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
-        init_dist(config.launcher, **env.get('dist_cfg', {}))
+        store = restarted_store() if config.launcher == 'pytorch' else {}
+        init_dist(config.launcher, **env.get('dist_cfg', {}), **store)
 
 
 def _is_refused_value(error: BaseException) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache, partial, reduce
 from typing import Any
 
@@ -21,6 +23,56 @@ from torch.utils.data import DataLoader
 
 # Enough for gloo's threads to become idle after a step.
 FORK_DELAY_SECONDS = 0.05
+
+
+def set_slurm_environment() -> None:
+    """Set the environment variables of ``torch.distributed`` for a task of srun.
+
+    ``MASTER_ADDR`` and ``MASTER_PORT`` may be set before. By default, the port is derived from the
+    ids of job and step, so that jobs that share a node do not collide.
+
+    Raises:
+        ValueError: If the process was not started by srun.
+    """
+    env = os.environ
+    if 'SLURM_PROCID' not in env:
+        raise ValueError(
+            '--launcher slurm: expected a task of srun, got no SLURM_PROCID. Start it with '
+            'tools/slurm_train.sh or srun'
+        )
+    job, step = int(env['SLURM_JOB_ID']), int(env.get('SLURM_STEP_ID', 0))
+    # Below the ports that Linux assigns to clients.
+    env.setdefault('MASTER_PORT', str(10_000 + (job * 31 + step) % 20_000))
+    if 'MASTER_ADDR' not in env:
+        nodes = env.get('SLURM_STEP_NODELIST') or env['SLURM_NODELIST']
+        is_single = env.get('SLURM_STEP_NUM_NODES') == '1'
+        env['MASTER_ADDR'] = '127.0.0.1' if is_single else _first_host(nodes)
+    env['RANK'] = env['SLURM_PROCID']
+    env['LOCAL_RANK'] = env.get('SLURM_LOCALID', '0')
+    env['WORLD_SIZE'] = env.get('SLURM_STEP_NUM_TASKS') or env['SLURM_NTASKS']
+
+
+def _first_host(nodes: str) -> str:
+    command = ['scontrol', 'show', 'hostnames', nodes]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+def restarted_store(timeout: timedelta | None = None) -> dict[str, Any]:
+    """Return arguments of ``init_process_group`` for a restart by torchrun, otherwise none.
+
+    torchrun keeps its store, and the restarted processes would wait for the addresses of killed
+    ones in it.
+
+    Args:
+        timeout: Timeout of the store. Default: PyTorch's.
+    """
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if attempt == '0':
+        return {}
+    limit = {} if timeout is None else dict(timeout=timeout)
+    store, rank, size = next(torch.distributed.rendezvous('env://', **limit))
+    store = torch.distributed.PrefixStore(f'attempt_{attempt}', store)
+    return dict(store=store, rank=rank, world_size=size)
 
 
 @contextmanager

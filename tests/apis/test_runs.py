@@ -170,14 +170,14 @@ def built(monkeypatch):
         return SimpleNamespace(hooks=hooks, register_hook=lambda hook, **_: hooks.append(hook))
 
     monkeypatch.setattr(Runner, 'from_cfg', from_cfg)
-    monkeypatch.setattr(runs, 'init_dist', lambda *args, **kwargs: None)  # no Slurm here
+    monkeypatch.setattr(runs, 'init_dist', lambda *args, **kwargs: None)  # no MPI here
     return configs
 
 
 def test_runner_loads_only_weights_and_sets_the_launcher(built):
-    runner = make_runner(Config(dict(a=1)), 'slurm')
+    runner = make_runner(Config(dict(a=1)), 'mpi')
     assert os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] == '1'
-    assert built[0].launcher == 'slurm'
+    assert built[0].launcher == 'mpi'
     assert {SafeResumeHook, StrictWeightsHook, WatchLoadersHook} < {*map(type, runner.hooks)}
 
 
@@ -192,13 +192,13 @@ def test_weights_of_transfers_are_set_once(monkeypatch, built, own):
             return runner
 
         monkeypatch.setattr(Runner, 'from_cfg', with_hook)
-    runner = make_runner(Config(dict(a=1)), 'slurm')
+    runner = make_runner(Config(dict(a=1)), 'mpi')
     assert sum(isinstance(hook, TransferWeightHook) for hook in runner.hooks) == 1
 
 
 def test_processes_share_buffers_unless_the_config_has_its_own_wrapper(built):
     for own in ({}, dict(find_unused_parameters=True), dict(model_wrapper_cfg=dict(type='Mine'))):
-        make_runner(Config(own), 'slurm')
+        make_runner(Config(own), 'mpi')
     assert [config.model_wrapper_cfg for config in built] == [
         dict(
             type='MMDistributedDataParallel', broadcast_buffers=True, find_unused_parameters=unused
@@ -219,8 +219,12 @@ def test_processes_without_a_gpu_use_gloo_with_the_same_timeout(monkeypatch, bui
     )
     make_runner(Config(dict(env_cfg=dict(dist_cfg=dict(timeout=90)))), 'pytorch')
     make_runner(Config(dict(model_wrapper_cfg=dict(type='Mine'))), 'pytorch')
+    monkeypatch.setattr(runs, 'set_slurm_environment', lambda: groups.append('slurm'))
+    make_runner(Config({}), 'slurm')
     assert groups == [
         (('gloo',), dict(timeout=timedelta(seconds=90))),
+        (('gloo',), dict(timeout=None)),
+        'slurm',
         (('gloo',), dict(timeout=None)),
     ]
     assert built[1].model_wrapper_cfg == dict(type='Mine', device_ids=None)

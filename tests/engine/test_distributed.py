@@ -1,7 +1,10 @@
 """Two processes of ``distributed_worker.py`` train, stop and resume."""
 
 import json
+import os
 import signal
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -154,3 +157,92 @@ def test_sleep_before_fork_only_with_gloo_before_python_3_12(monkeypatch, backen
         distributed.sleep_before_fork()
     distributed.sleep_before_fork.cache_clear()
     assert len(handlers) == sleeps
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """Environment of the second of four tasks on two nodes, as ``srun`` sets it."""
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\ntest "$*" = "show hostnames node[7-8]" && echo "node7\nnode8"')
+    scontrol.chmod(0o755)
+    variables = dict(
+        SLURM_JOB_ID='41',
+        SLURM_STEP_ID='2',
+        SLURM_PROCID='1',
+        SLURM_LOCALID='1',
+        SLURM_STEP_NUM_TASKS='4',
+        SLURM_STEP_NUM_NODES='2',
+        SLURM_STEP_NODELIST='node[7-8]',
+        SLURM_NTASKS='8',
+    )
+    kept = {key: value for key, value in os.environ.items() if not key.startswith('MASTER')}
+    environment = {**kept, **variables, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    monkeypatch.setattr(distributed.os, 'environ', environment)
+    monkeypatch.setenv('PATH', environment['PATH'])
+    return environment
+
+
+def test_environment_of_a_slurm_task(slurm):
+    distributed.set_slurm_environment()
+    names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR')
+    assert [slurm[name] for name in names] == ['1', '1', '4', 'node7']
+
+
+def test_jobs_that_share_a_node_have_different_ports(slurm):
+    ports = set()
+    for job in range(10_000, 10_050):
+        for step in range(20):
+            slurm.update(SLURM_JOB_ID=str(job), SLURM_STEP_ID=str(step))
+            slurm.pop('MASTER_PORT', None)
+            distributed.set_slurm_environment()
+            ports.add(int(slurm['MASTER_PORT']))
+    assert len(ports) == 1000
+    assert 1024 < min(ports) < max(ports) < 32768  # from there on, Linux assigns ports to clients
+
+
+def test_tasks_on_one_node_and_own_settings(slurm):
+    slurm['SLURM_STEP_NUM_NODES'] = '1'
+    distributed.set_slurm_environment()
+    assert slurm['MASTER_ADDR'] == '127.0.0.1'
+    slurm.update(MASTER_ADDR='login', MASTER_PORT='7')
+    distributed.set_slurm_environment()
+    assert (slurm['MASTER_ADDR'], slurm['MASTER_PORT']) == ('login', '7')
+
+
+def test_process_without_srun_raises(slurm):
+    del slurm['SLURM_PROCID']
+    with pytest.raises(ValueError, match='expected a task of srun, got no SLURM_PROCID'):
+        distributed.set_slurm_environment()
+
+
+def _sum_of_ranks(rank, port, attempt, dies):
+    os.environ.update(
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        WORLD_SIZE='2',
+        TORCHELASTIC_USE_AGENT_STORE='True',
+        TORCHELASTIC_RESTART_COUNT=str(attempt),
+    )
+    if attempt and rank == 0:
+        time.sleep(1)  # The other process finds the address of the killed one.
+    timeout = timedelta(seconds=60)
+    store = distributed.restarted_store(timeout)
+    torch.distributed.init_process_group('gloo', timeout=timeout, **store)
+    ranks = torch.tensor([rank + 1])
+    torch.distributed.all_reduce(ranks)
+    assert ranks == 3
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_restarts_ignore_the_addresses_of_killed_ones(forked, all_forked):
+    """The store is that of torchrun, which outlives the processes."""
+    store = torch.distributed.TCPStore('127.0.0.1', 0, is_master=True)
+    for attempt in (0, 1):
+        processes = forked(*((_sum_of_ranks, rank, store.port, attempt, True) for rank in (0, 1)))
+        for process in processes:
+            process.join(200)
+        assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+    all_forked(*((_sum_of_ranks, rank, store.port, 2, False) for rank in (0, 1)))

@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +17,6 @@ SCRIPT = ROOT / 'tools' / 'dist_train.sh'
 @pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
 def test_two_processes(short, tmp_path, tool):
     """One of three slices is evaluated by both processes and counts once."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
     done = subprocess.run(
         [
             'bash',
@@ -39,7 +35,7 @@ def test_two_processes(short, tmp_path, tool):
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, 'PYTHON': sys.executable, 'MASTER_PORT': port, 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'},
     )
     assert done.returncode == 0, done.stderr
     # 16 slices, two processes with batches of four: two steps.
@@ -72,7 +68,37 @@ def test_two_processes(short, tmp_path, tool):
     assert found == pytest.approx({key: single[key] for key in found}, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ('variables', 'options'),
+    [
+        ({}, ['--standalone', '--max_restarts=0']),  # torchrun chooses a free port
+        (dict(MAX_RESTARTS='3'), ['--standalone', '--max_restarts=3']),
+        (
+            dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='10.0.0.1'),
+            ['--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1', '--master_port=29500'],
+        ),
+        (dict(MASTER_PORT='7'), ['--nnodes=1', '--master_addr=127.0.0.1', '--master_port=7']),
+    ],
+)
+def test_options_of_torchrun(variables, options):
+    done = subprocess.run(
+        ['bash', SCRIPT, 'config.py', '2', '--amp'],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={'PATH': os.environ['PATH'], 'PYTHON': 'echo', **variables},
+    )
+    words = done.stdout.split()
+    assert words[:2] == ['-m', 'torch.distributed.run']
+    assert {*options, '--nproc_per_node=2'} <= {*words}
+    assert ('--standalone' in words) == ('--standalone' in options)
+    assert words[-5:] == [
+        str(SCRIPT.with_name('train.py')), 'config.py', '--launcher', 'pytorch', '--amp'
+    ]  # fmt: skip
+
+
 def test_usage():
     done = subprocess.run(['bash', SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith(f'usage: {SCRIPT} CONFIG PROCESSES')
+    assert done.stderr.startswith('usage: ')
+    assert f'{SCRIPT} CONFIG PROCESSES' in done.stderr

@@ -185,6 +185,29 @@ def test_run_stopped_by_signal_is_resumed(trained, tool, forked_script, short, t
 
 
 @pytest.mark.slow
+def test_only_runs_of_a_restarted_job_are_resumed(tool, short, tmp_path, monkeypatch, capsys):
+    """The job has ``--overwrite``, and was killed after its first epoch."""
+    command = ('train', CONFIG, '--work-dir', tmp_path, '--overwrite')
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    tool(*command, options=short)
+    undisturbed, kept = (weights(tmp_path, f'epoch_{epoch}.pth') for epoch in (2, 1))
+    (tmp_path / 'epoch_2.pth').unlink()
+    started = (tmp_path / 'epoch_1.pth').stat().st_mtime_ns
+    capsys.readouterr()
+
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    tool(*command, options=short)
+    assert f'Slurm job 7 was restarted: resuming {tmp_path}' in capsys.readouterr().out
+    assert (tmp_path / 'epoch_1.pth').stat().st_mtime_ns == started
+    assert same(weights(tmp_path, 'epoch_1.pth'), kept)
+    assert same(weights(tmp_path, 'epoch_2.pth'), undisturbed)
+
+    monkeypatch.setenv('SLURM_JOB_ID', '8')  # killed before it began to train
+    tool(*command, options=short)
+    assert (tmp_path / 'epoch_1.pth').stat().st_mtime_ns > started
+
+
+@pytest.mark.slow
 def test_image_cache_and_profile_leave_the_weights_unchanged(
     trained, tool, short, tmp_path, capsys
 ):

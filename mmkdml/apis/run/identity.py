@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_world_size, is_main_process
 
 from mmkdml.apis.run.checkpoints import RunCheckpoints, checkpoint_number, farthest, skipped
+from mmkdml.apis.run.restarts import ATTEMPTS, count_attempt
 from mmkdml.apis.run.settings import (
     changed_settings,
     deciding_settings,
@@ -40,6 +41,7 @@ class RunStart:
     Attributes:
         identity: ``id``, ``settings``, ``processes`` and ``load_from`` of the run.
         checkpoint: Checkpoint to resume from.
+        iteration: Number of finished iterations in it.
         changes: Old and new value of each changed setting by key.
         outdated: Files of an older run to remove when the training starts.
         notes: Lines to log, with their level.
@@ -47,6 +49,7 @@ class RunStart:
 
     identity: dict[str, Any] = field(default_factory=dict)
     checkpoint: Path | None = None
+    iteration: int = 0
     changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     outdated: list[Path] = field(default_factory=list)
     notes: list[tuple[int, str]] = field(default_factory=list)
@@ -113,6 +116,7 @@ def _decide(config: Config, folders: list[Path], overwrite: bool, accept_changes
         if config.get('load_from'):
             start.identity['load_from'] = str(config.load_from)
         _start_new(start, found, folders[0], overwrite)
+        start.identity[ATTEMPTS] = count_attempt({}, 0, folders[0])
         return start
     if overwrite:
         raise ValueError(
@@ -126,6 +130,7 @@ def _decide(config: Config, folders: list[Path], overwrite: bool, accept_changes
     else:
         run = _resume_folder(start, found, folders[0], recorded)
     _take_identity(start, run, recorded, folders[0])
+    start.identity[ATTEMPTS] = count_attempt(recorded or {}, start.iteration, folders[0])
     known = run or recorded
     if known is not None:
         start.changes = changed_settings(known['settings'], settings)
@@ -214,7 +219,9 @@ def _resume_file(
     later = [other.name for other in found.all if checkpoint_number(other) > number > 0]
     if later:
         start.warn(f'{", ".join(later)} are later than {path.name} and will be overwritten')
-    return _valid(recorded_meta(checkpoint).get(RUN))
+    meta = recorded_meta(checkpoint)
+    start.iteration = int(meta.get('iter', 0))
+    return _valid(meta.get(RUN))
 
 
 def _resume_folder(
@@ -249,6 +256,7 @@ def _resume_folder(
             f'{folder} holds checkpoints of different runs: expected those of run '
             f'{(own["id"] or "no id")[:8]}, got {", ".join(foreign)}. Move them away'
         )
+    start.iteration = int(metas[start.checkpoint].get('iter', 0))
     return runs[start.checkpoint]
 
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Run a command in a Slurm batch job; near the time limit, stop it and requeue the job.
+# tools/slurm_train.sh and tools/slurm_suite.sh submit it. `sbatch --signal=B:USR1@SECONDS`
+# announces the time limit, so that scancel and preemption (SIGTERM) are told apart from it.
+set -uo pipefail
+if [ $# -lt 3 ]; then
+    echo "usage: $0 SECONDS EXIT_CODE COMMAND...   # EXIT_CODE: that of a stopped command" >&2
+    exit 2
+fi
+# With the id of an array, all jobs of the array would be requeued.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID} attempts=$((${SLURM_RESTART_COUNT:-0} + 1))
+seconds=$1 stopped=$2 is_near='' is_late='' is_trapped=1
+shift 2
+
+stop() {
+    is_near=1 is_trapped=1
+    # The rest is for Slurm to end what does not stop.
+    (sleep $((seconds * 2 / 3)) && kill -ALRM $$ 2> /dev/null) &
+    if [ "$1" = srun ]; then  # SIGTERM to srun would kill its tasks
+        scancel --signal=TERM "$job"
+    else
+        kill -TERM "$command"
+    fi
+}
+trap 'stop "$1"' USR1
+trap 'is_late=1' ALRM
+"$@" &
+command=$!
+trap '' TERM  # scancel and preemption signal the command, too, whose exit code counts
+while [ -n "$is_trapped" ] && [ -z "$is_late" ]; do
+    is_trapped=''
+    wait "$command"
+    code=$?
+done
+if [ -z "$is_near" ] || [ -z "$is_late$([ "$code" = "$stopped" ] && echo 1)" ]; then
+    exit "$code"
+fi
+if [ "$attempts" -ge "${MAX_ATTEMPTS:-100}" ]; then
+    echo "time limit of attempt $attempts: expected at most ${MAX_ATTEMPTS:-100} attempts. Submit" \
+         "the job again to continue, with a longer --time or another MAX_ATTEMPTS" >&2
+    exit 1
+fi
+echo "time limit of attempt $attempts: requeueing job $job"
+scontrol requeue "$job" || exit 1
+exit "$code"
