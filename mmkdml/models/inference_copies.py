@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,8 @@ class _Entry:
     modules: list[nn.Module] = field(default_factory=list)
     pairs: list[tuple[_ConvNd, _BatchNorm]] = field(default_factory=list)
     convolutions: list[_ConvNd] = field(default_factory=list)
-    versions: Any = None
+    channels_last: bool = False
+    state: list[Any] = field(default_factory=list)
     copy: nn.Module | None = None
 
 
@@ -58,7 +59,7 @@ class InferenceCopies:
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[tuple[int, torch.dtype | None], _Entry] = {}
 
     def __reduce__(self) -> Any:
         return InferenceCopies, (self.enabled,)
@@ -69,7 +70,7 @@ class InferenceCopies:
             entry.copy = None
 
     @torch.compiler.disable
-    def of(self, network: nn.Module, run: Run, images: Tensor, key: Hashable = ()) -> nn.Module:
+    def of(self, network: nn.Module, run: Run, images: Any) -> nn.Module:
         """Return the copy of a network, or the network if a copy would not be faster.
 
         The network is returned if gradients are enabled, a part of it is in training mode, has
@@ -80,30 +81,53 @@ class InferenceCopies:
             run: Runs the network on images. A batch normalization is not fused if the result
                 contains its input, or it is in train mode or used several times.
             images: Images (N, C, H, W), the first of which is used to follow the data.
-            key: Distinguishes copies of one network for different ``run``.
         """
-        if not self.enabled or torch.is_grad_enabled() or not len(images):
+        usable = self.enabled and not torch.is_grad_enabled() and isinstance(images, Tensor)
+        if not usable or not len(images):
             return network
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        entry = self._entries.setdefault((id(network), key, dtype), _Entry(network))
+        entry = self._entries.setdefault((id(network), dtype), _Entry(network))
         modules = entry.modules if entry.copy is not None else list(network.modules())
         if not all(map(_is_plain, modules)):
             return network
-        versions = _versions(modules)
-        if entry.copy is None or versions != entry.versions:
+        if entry.copy is None or not _is_same(_state(modules), entry.state):
             modules = list(network.modules())
             try:
                 # Inference tensors and autocast would hide which weight an operator reads.
-                with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, None, False):
+                with (
+                    torch.inference_mode(False),
+                    torch.no_grad(),
+                    torch.autocast(device, None, False),
+                ):
                     if modules != entry.modules:
-                        _follow(entry, run, images[:1].clone())
-                    entry.copy = _fused(entry, dtype, device) if entry.pairs else network
+                        entry.modules, entry.pairs = modules, []
+                        _plan(entry, run, torch.cat([images[:1]] * 2))
+                    entry.copy = _fused(entry, dtype) if entry.pairs else network
             except Exception as error:  # A faster copy is never worth a failed run.
                 _warn(network, f'{type(error).__name__}: {error}')
                 entry.pairs, entry.copy = [], network
-            entry.modules, entry.versions = modules, _versions(modules)
+            entry.state = _state(modules)
         return entry.copy
+
+
+class FusedStep:
+    """``test_step`` of a single network of a framework that predicts with its copy.
+
+    Args:
+        network: The network.
+        run: See :meth:`InferenceCopies.of`.
+    """
+
+    def __init__(self, network: Any, run: Run) -> None:
+        self.network = network
+        self.run = run
+        self.copies = InferenceCopies()
+
+    def __call__(self, data: Any) -> Any:
+        """Predict a batch, as mmengine's ``test_step``."""
+        data = self.network.data_preprocessor(data, False)
+        return self.copies.of(self.network, self.run, data['inputs'])(**data, mode='predict')
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -115,14 +139,21 @@ def _is_plain(module: nn.Module) -> bool:
     )
 
 
-def _versions(modules: Iterable[nn.Module]) -> list[Any]:
-    """Identify the values of all parameters and buffers."""
-    return [
-        (x.data_ptr(), 0 if x.is_inference() else x._version)
-        for module in modules
-        for x in (*module._parameters.values(), *module._buffers.values())
-        if x is not None
-    ]
+def _state(modules: Iterable[nn.Module]) -> list[Any]:
+    """Return the parts of modules, and numbers that change with the values of tensors."""
+    state: list[Any] = []
+    for module in modules:
+        state += module._modules.values()
+        for x in (*module._parameters.values(), *module._buffers.values()):
+            if x is not None:
+                state += x, x.data_ptr(), 0 if x.is_inference() else x._version
+    return state
+
+
+def _is_same(state: list[Any], other: list[Any]) -> bool:
+    return len(state) == len(other) and all(
+        a is b or (type(a) is int and a == b) for a, b in zip(state, other, strict=True)
+    )
 
 
 class _DataFlow(TorchDispatchMode):
@@ -142,12 +173,26 @@ class _DataFlow(TorchDispatchMode):
         return output
 
 
-def _follow(entry: _Entry, run: Run, image: Tensor) -> None:
-    """Find what can be fused by following the data of one image through the network."""
-    network, modules = entry.network, list(entry.network.modules())
+def _plan(entry: _Entry, run: Run, images: Tensor) -> None:
+    """Find what can be fused, and a memory format in which the network computes the same."""
+    expected = _follow(entry, run, images)
+    error: Exception | None = None
+    # Parts that did not run may not support the other format.
+    for entry.channels_last in (True, False) if expected else (False,):
+        try:
+            if not entry.pairs or _agree(expected, _outputs(run, _fused(entry), images)):
+                return
+        except RuntimeError as problem:  # such as view() of a map in channels-last format
+            error = problem
+    raise ValueError('outputs would change by more than rounding') from error
+
+
+def _follow(entry: _Entry, run: Run, images: Tensor) -> list[Tensor]:
+    """Find what can be fused by following the data through the network; return its outputs."""
+    network, modules = entry.network, entry.modules
     owners: dict[int, list[nn.Module]] = {}
     for module in modules:
-        for parameter in filter(None.__ne__, module._parameters.values()):
+        for parameter in module._parameters.values():
             owners.setdefault(id(parameter), []).append(module)
     flow = _DataFlow(network.parameters())
     calls: dict[nn.Module, list[tuple[Any, int]]] = {}
@@ -158,8 +203,8 @@ def _follow(entry: _Entry, run: Run, image: Tensor) -> None:
 
     handles = [one.register_forward_pre_hook(before) for one in modules if _is_norm(one)]
     try:
-        with torch.random.fork_rng(_gpus(image)), flow:
-            outputs = tree_leaves(run(network, image))
+        with flow:
+            outputs = _outputs(run, network, images)
     finally:
         for handle in handles:
             handle.remove()
@@ -184,10 +229,13 @@ def _follow(entry: _Entry, run: Run, image: Tensor) -> None:
         only = flow.uses[id(x)] == 1 and uses_before == 0 and id(x) not in read
         if conv is not None and only and len(inputs) == 1:
             entry.pairs.append((conv, norm))
-    expected = [x for x in outputs if isinstance(x, Tensor)]
-    if entry.pairs and not _agree(expected, tree_leaves(run(_fused(entry), image))):
-        _warn(network, 'outputs would change by more than rounding')
-        entry.pairs = []
+    return outputs
+
+
+def _outputs(run: Run, network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Run a network without changing the random state."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        return [x for x in tree_leaves(run(network, images)) if isinstance(x, Tensor)]
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -196,10 +244,8 @@ def _is_norm(module: nn.Module) -> bool:
     return known and isinstance(module, _BatchNorm) and module.running_mean is not None
 
 
-def _fused(
-    entry: _Entry, dtype: torch.dtype | None = None, device: str | None = None
-) -> nn.Module:
-    """Return a copy with fused pairs, and with the layout for a device and dtype if set."""
+def _fused(entry: _Entry, dtype: torch.dtype | None = None) -> nn.Module:
+    """Return a copy with fused pairs, and with convolutions in a dtype if it is not None."""
     network: Any = entry.network
     shared = [*network.parameters(), *network.buffers()]
     # Settings stay shared, so that later changes of them have an effect.
@@ -215,25 +261,20 @@ def _fused(
             *(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps),
             *(norm.weight, norm.bias, conv.transposed),
         )
-    for conv in entry.convolutions if device else ():
+    for conv in entry.convolutions:
         own = memo[id(conv)]
-        weight = own.weight.to(dtype or own.weight.dtype)
-        if weight.ndim == 4 and (dtype or device == 'cpu'):
+        weight = own.weight.detach().to(dtype or own.weight.dtype)
+        if entry.channels_last and weight.ndim == 4 and (dtype or weight.device.type == 'cpu'):
             weight = weight.to(memory_format=torch.channels_last)
         own.weight = nn.Parameter(weight, requires_grad=False)
     return copied
 
 
-def _agree(expected: list[Any], outputs: list[Any]) -> bool:
-    outputs = [x for x in outputs if isinstance(x, Tensor)]
-    return len(expected) == len(outputs) and all(
-        a.shape == b.shape and bool((a - b).abs().max() <= _TOLERANCE * a.abs().max())
+def _agree(expected: list[Tensor], outputs: list[Tensor]) -> bool:
+    return all(
+        bool((a - b).abs().max() <= _TOLERANCE * a.abs().max())
         for a, b in zip(expected, outputs, strict=True)
     )
-
-
-def _gpus(image: Tensor) -> list[torch.device]:
-    return [image.device] if image.is_cuda else []
 
 
 def _warn(network: nn.Module, problem: str) -> None:

@@ -24,7 +24,6 @@ from mmkdml.models.inference_copies import InferenceCopies
 from mmkdml.names import FINISHED, IDENTITY_FILE
 from mmkdml.weight_checks import FROZEN_RECORD
 
-
 # Key in the record of a checkpoint. Runs of earlier versions do not have it.
 _FUSED = 'fused'
 
