@@ -63,9 +63,9 @@ def measure_inference(config: Config, batch_size: int, rounds: int) -> dict[str,
         seconds = median_seconds(steps, rounds)
     return {
         name: InferenceCost(
-            *(seconds[f'{name} plain'], seconds[f'{name} fused'], *map(_norms, networks[name]))
+            seconds[f'{name} plain'], seconds[f'{name} fused'], _norms(member), _norms(fused)
         )
-        for name in networks
+        for name, (member, fused) in networks.items()
     }
 
 

@@ -34,7 +34,7 @@ class _Entry:
 
     network: nn.Module
     modules: list[nn.Module] = field(default_factory=list)
-    pairs: list[tuple[_ConvNd, _BatchNorm]] = field(default_factory=list)
+    pairs: list[tuple[_ConvNd, Any]] = field(default_factory=list)
     convolutions: list[_ConvNd] = field(default_factory=list)
     channels_last: bool = False
     state: list[Any] = field(default_factory=list)
@@ -195,7 +195,7 @@ def _follow(entry: _Entry, run: Run, images: Tensor) -> list[Tensor]:
         for parameter in module._parameters.values():
             owners.setdefault(id(parameter), []).append(module)
     flow = _DataFlow(network.parameters())
-    calls: dict[nn.Module, list[tuple[Any, int]]] = {}
+    calls: dict[Any, list[tuple[Any, int]]] = {}
 
     def before(norm: nn.Module, args: Any) -> None:
         x = args[0] if args else None
@@ -258,8 +258,14 @@ def _fused(entry: _Entry, dtype: torch.dtype | None = None) -> nn.Module:
     copied = copy.deepcopy(network, memo)
     for conv, norm in entry.pairs:
         memo[id(conv)].weight, memo[id(conv)].bias = fuse_conv_bn_weights(
-            *(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps),
-            *(norm.weight, norm.bias, conv.transposed),
+            conv.weight,
+            conv.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+            conv.transposed,
         )
     for conv in entry.convolutions:
         own = memo[id(conv)]
