@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         '.calibration': ['Calibration', 'format_calibration', 'measure_calibrations'],
         '.end_to_end': ['format_runs', 'measure_runs'],
+        '.inference': ['InferenceCost', 'format_inference', 'measure_inference'],
         '.loading': ['format_loading', 'measure_loading'],
         '.offline': ['OfflineCost', 'format_offline_cost', 'measure_offline'],
         '.peers': ['PeerCost', 'format_peer_costs', 'measure_peers'],

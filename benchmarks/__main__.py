@@ -52,6 +52,12 @@ def main() -> None:
         'torch.compile, on random images on the CPU',
     )
     command.add_argument('--compile', action='store_true', help='add torch.compile (takes minutes)')
+    _add(
+        commands,
+        inference,
+        'compare forward passes of each member with and without fused batch normalizations, on '
+        'random images on the CPU',
+    )
     command = _add(
         commands,
         offline,
@@ -144,6 +150,11 @@ def students(args: argparse.Namespace) -> None:
 def precision(args: argparse.Namespace) -> None:
     costs = benchmarks.measure_precisions(_config(args), args.batch_size, args.rounds, args.compile)
     _report(costs, benchmarks.format_precisions(costs), args.json)
+
+
+def inference(args: argparse.Namespace) -> None:
+    costs = benchmarks.measure_inference(_config(args), args.batch_size, args.rounds)
+    _report(costs, benchmarks.format_inference(costs), args.json)
 
 
 def offline(args: argparse.Namespace) -> None:

@@ -73,11 +73,21 @@ PRIVATE_APIS = {
     'torch.distributed': {'_register_comm_hook': 'engine.distributed: keeps the hooks of DDP'},
     'torch.nn.Module': {
         '_apply': 'models.distillers: moves shared frozen members',
-        '_forward_hooks': 'models.distillers: registers a hook once',
+        '_buffers': 'models.inference_copies: finds changed values',
+        '_compiled_call_impl': 'models.inference_copies: keeps compiled networks',
+        '_forward_hooks': 'models: registers a hook once, keeps networks with hooks',
+        '_forward_pre_hooks': 'models.inference_copies: keeps networks with hooks',
+        '_modules': 'models.inference_copies: finds changed modules',
+        '_parameters': 'models.inference_copies: finds changed values',
     },
     'torch.nn.modules.batchnorm': {'_BatchNorm': 'engine.checks: any batch normalization'},
+    'torch.nn.modules.conv': {'_ConvNd': 'models.inference_copies: any convolution'},
     'torch.nn.parallel.DistributedDataParallel': {
         '_comm_hooks': 'engine.distributed: registers a hook once'
+    },
+    'torch.utils': {
+        '_python_dispatch': 'models.inference_copies: sees all operators',
+        '_pytree': 'models.inference_copies: tensors in any containers',
     },
     'torch.utils.data.DataLoader': {'_get_iterator': 'engine.workers: reports lost workers'},
     'torch.utils.data.dataloader': {

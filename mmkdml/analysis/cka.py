@@ -23,6 +23,7 @@ from mmkdml.inspection.stage_names import outputs_of_stages, stage_labels
 from mmkdml.inspection.taps_listing import tap_rows
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
+from mmkdml.models.inference_copies import InferenceCopies
 from mmkdml.models.layouts import layout_of
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import Task
@@ -137,6 +138,7 @@ def measure_cka(
     }
     sums: dict[Pair, Tensor] = {}
     images = 0
+    copies = InferenceCopies()
     console = Console(stderr=True)
     with evaluating(*members.values()):
         for data in track(loader, 'CKA', total=len(loader), console=console, transient=True):
@@ -147,7 +149,8 @@ def measure_cka(
             images += len(inputs)
             grams = {
                 name: _grams(
-                    members[name], task, member_inputs(model, name, batch), list(layers[name]), pool
+                    *(members[name], task, member_inputs(model, name, batch), list(layers[name])),
+                    *(pool, copies),
                 )
                 for name in names
             }
@@ -163,12 +166,21 @@ def measure_cka(
 
 
 def _grams(
-    member: nn.Module, task: Task, inputs: Tensor, layers: Sequence[str], pool: int | None
+    member: nn.Module,
+    task: Task,
+    inputs: Tensor,
+    layers: Sequence[str],
+    pool: int | None,
+    copies: InferenceCopies,
 ) -> Tensor:
     """Compute the Gram matrices (I, N, N) of I layers; the feature maps are freed on return."""
-    with TapRecorder(member, layers) as taps:
-        task.logits(member, inputs)
-        features = {name: taps[name] for name in layers}
+
+    def run(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+        with TapRecorder(network, layers) as taps:
+            task.logits(network, images)
+            return {name: taps[name] for name in layers}
+
+    features = run(copies.of(member, run, inputs), inputs)
     if pool is not None:
         features = {name: _pooled(member, name, x, inputs, pool) for name, x in features.items()}
     return torch.stack([centered_gram(features[name]) for name in layers])

@@ -17,6 +17,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
+from mmkdml.apis.fused_evaluation import FusedEvaluationHook
 from mmkdml.apis.run.comparison import check_own_config
 from mmkdml.apis.run.config import RunConfig
 from mmkdml.apis.run.identity import start_run, unlock_run
@@ -213,6 +214,7 @@ def make_runner(
     runner.register_hook(SafeResumeHook())
     runner.register_hook(StrictWeightsHook())
     runner.register_hook(WatchLoadersHook())
+    runner.register_hook(FusedEvaluationHook())
     if not any(isinstance(hook, TransferWeightHook) for hook in runner.hooks):
         runner.register_hook(TransferWeightHook())
     runner.register_hook(ResultsHook())

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import nn
 
+from mmkdml.apis.fused_evaluation import use_fused_step
 from mmkdml.apis.prediction.answers import Prediction, answer_of
 from mmkdml.apis.prediction.image_pipeline import FoldPipelines, ImagePipeline
 from mmkdml.apis.prediction.inputs import Case, ReadOptions, Source, find_sources
@@ -66,6 +67,7 @@ class Predictor:
         else:
             self.members = (PLAIN,)
             task = task_of({PLAIN: model})
+            use_fused_step(model)
         self.task, self.multi_label = task.name, task.multi_label
 
     @property

@@ -20,8 +20,12 @@ from mmkdml.files import file_sha256
 from mmkdml.models.checkpoints import load_checkpoint_file, load_network, resolve_checkpoint
 from mmkdml.models.distillers.fold_teachers import SUFFIX, FoldTeachers
 from mmkdml.models.distillers.pretrained_parts import load_pretrained_parts
+from mmkdml.models.inference_copies import InferenceCopies
 from mmkdml.names import FINISHED, IDENTITY_FILE
 from mmkdml.weight_checks import FROZEN_RECORD
+
+# Key in the record of a checkpoint. Runs of earlier versions do not have it.
+_FUSED = 'fused'
 
 
 class FrozenMembers(dict[str, nn.Module]):
@@ -37,8 +41,10 @@ class FrozenMembers(dict[str, nn.Module]):
             :func:`~mmkdml.models.write_fold_teachers` has several, of which each image uses one.
         configs: Config or module of each member by name. A module without a checkpoint keeps its
             weights.
+        fuse: Run copies with fused batch normalizations.
 
     Attributes:
+        copies: Copies of the members for inference.
         shared: Whether another classroom uses the same modules.
         classes: Class names recorded in the checkpoint, by member.
         untrained: Names of the submodules whose parameters no file has, by member.
@@ -54,8 +60,10 @@ class FrozenMembers(dict[str, nn.Module]):
         members: Mapping[str, nn.Module],
         paths: Mapping[str, str | None],
         configs: Mapping[str, Any],
+        fuse: bool = True,
     ) -> None:
         super().__init__()
+        self.copies = InferenceCopies(fuse)
         self.shared = False
         self.classes: dict[str, Any] = {}
         self.untrained: dict[str, list[str]] = {}
@@ -125,11 +133,14 @@ class FrozenMembers(dict[str, nn.Module]):
         """Return paths and SHA-256 of the files as bytes of JSON; None if there are no files."""
         if not self._files:
             return None
-        text = json.dumps(self._files, sort_keys=True).encode()
+        files = {key: {**file, _FUSED: self.copies.enabled} for key, file in self._files.items()}
+        text = json.dumps(files, sort_keys=True).encode()
         return torch.tensor(list(text), dtype=torch.uint8)
 
     def check_record(self, record: Tensor | None) -> None:
         """Check that a checkpoint was trained with the same frozen members.
+
+        If it was trained without fused batch normalizations, they are no longer fused.
 
         Raises:
             ValueError: If a file differs, or the record is invalid.
@@ -137,6 +148,7 @@ class FrozenMembers(dict[str, nn.Module]):
         try:
             recorded = {} if record is None else json.loads(bytes(record.tolist()))
             hashes = {name: (one['path'], one['sha256'][:64]) for name, one in recorded.items()}
+            fused = all(one.get(_FUSED, False) for one in recorded.values())
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f'The record of the frozen members in this checkpoint is invalid: {error}'
@@ -149,6 +161,13 @@ class FrozenMembers(dict[str, nn.Module]):
                     f'with, {path} (SHA-256 {sha256[:12]}...), got {Path(now["path"])} '
                     f'({now["sha256"][:12]}...). Use the original file'
                 )
+        if self.copies.enabled and not fused:
+            print_log(
+                f'Batch normalizations of the frozen {", ".join(self)} are not fused, as in the '
+                'training of this checkpoint, so that it can be resumed exactly',
+                logger='current',
+            )
+            self.copies.enabled = False
 
     def apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> None:
         """Apply a function to all parameters and buffers, like ``nn.Module._apply``."""
@@ -156,6 +175,7 @@ class FrozenMembers(dict[str, nn.Module]):
         def applied(member: nn.Module) -> nn.Module:
             return (copy.deepcopy(member) if self.shared else member)._apply(fn, *args, **kwargs)
 
+        self.copies = InferenceCopies(self.copies.enabled)
         for name, member in self.items():
             self[name] = applied(member)
         self.of_folds = {
@@ -166,9 +186,13 @@ class FrozenMembers(dict[str, nn.Module]):
 
 
 class WithFrozenMembers(BaseModel):
-    """Model with frozen members in the attribute ``_frozen``, which are not submodules."""
+    """Model with frozen members in the attribute ``_frozen``, which are not submodules.
+
+    ``_copies`` holds copies of the trained members with which they predict.
+    """
 
     _frozen: FrozenMembers
+    _copies: InferenceCopies
 
     @property
     def frozen_names(self) -> tuple[str, ...]:
@@ -191,6 +215,7 @@ class WithFrozenMembers(BaseModel):
 
     def train(self, mode: bool = True) -> WithFrozenMembers:
         """Set the mode of the trained members; the frozen ones stay in eval mode."""
+        self._copies.drop()
         super().train(mode)
         for member in self._frozen.values():
             member.eval()
@@ -198,6 +223,7 @@ class WithFrozenMembers(BaseModel):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Also apply the function to the frozen members, e.g. to move them to another device."""
+        self._copies.drop()
         self._frozen.apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 

@@ -37,6 +37,7 @@ from mmkdml.models.distillers.validation import (
     reraise_as_value_error,
 )
 from mmkdml.models.ensembles import Ensemble
+from mmkdml.models.inference_copies import InferenceCopies
 from mmkdml.models.taps import TapRecorder
 from mmkdml.models.tasks import task_of
 from mmkdml.models.transfers import Transfer
@@ -77,6 +78,9 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         teacher_cache: :class:`TeacherCache` of frozen members, or its arguments. Default: none.
         learned_weights: Config of :class:`UncertaintyWeighting` or :class:`GradNorm`, which learn
             factors of the weights of each learner. Default: the weights are not learned.
+        fuse_batch_norms: Fuse batch normalizations of frozen members, and of all members while they
+            predict, into the convolutions before them. It is faster, and changes values only by
+            rounding; see :class:`mmkdml.models.inference_copies.InferenceCopies`.
 
     Raises:
         TypeError: If the members are not all of one task.
@@ -98,6 +102,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         init_cfg: Any = None,
         teacher_cache: TeacherCache | Mapping[str, Any] | None = None,
         learned_weights: Any = None,
+        fuse_batch_norms: bool = True,
     ) -> None:
         rows = check_classroom(
             members, transfers, supervised_weights, frozen, students, reused_classifiers
@@ -119,7 +124,8 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         self.transfers = [task.with_loss(row) for row in rows]
         weights = supervised_weights or {}
         self.supervised_weights = {name: float(weights.get(name, 1.0)) for name in trained}
-        self._frozen = FrozenMembers(built, frozen, members)
+        self._copies = InferenceCopies(fuse_batch_norms)
+        self._frozen = FrozenMembers(built, frozen, members, fuse_batch_norms)
         for name, source in (reused_classifiers or {}).items():
             task.reuse_classifier(trained[name], self._frozen[source])
         self.members = task.prepared(ModuleDict(trained), members)
@@ -249,8 +255,8 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         inputs = self.inputs_of(name, inputs, data_samples)
 
         def run(network: nn.Module, images: Tensor) -> MemberOutputs:
-            with TapRecorder(network, self._taps[name]) as recorder, torch.inference_mode():
-                return MemberOutputs(self.task.logits(network, images), recorder, name)
+            with torch.inference_mode():
+                return self._outputs(name, self._for_inference(name, network, images), images)
 
         if (teachers := self._frozen.of_folds.get(name)) is not None:
             taps = self._taps[name]
@@ -259,6 +265,21 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
             return run(member, inputs), {}
         terms, own = self.transfer_step.active, partial(run, member)
         return self.teacher_cache.outputs_of(name, member, terms, own, inputs)
+
+    def _outputs(self, name: str, network: nn.Module, images: Tensor) -> MemberOutputs:
+        with TapRecorder(network, self._taps[name]) as recorder:
+            return MemberOutputs(self.task.logits(network, images), recorder, name)
+
+    def _for_inference(self, name: str, network: nn.Module, images: Tensor) -> nn.Module:
+        """Return the copy of a network of a member for inference."""
+        if name not in self._frozen:
+            return self._copies.of(network, self.task.logits, images)
+
+        def run(network: nn.Module, images: Tensor) -> list[Tensor | None]:
+            outputs = self._outputs(name, network, images)
+            return [outputs.logits, *(outputs.taps[tap] for tap in sorted(self._taps[name]))]
+
+        return self._frozen.copies.of(network, run, images)
 
     def predict(
         self, inputs: Tensor, data_samples: list[BaseDataElement] | None = None
@@ -270,10 +291,11 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
             members by name, samples of the same type without labels.
         """
         members, names = self.named_members(), self.student_names
-        predictions = {
-            name: self.task.predict(one, self.inputs_of(name, inputs, data_samples), data_samples)
-            for name, one in members.items()
-        }
+        predictions = {}
+        for name, member in members.items():
+            own = self.inputs_of(name, inputs, data_samples)
+            network = self._for_inference(name, member, own)
+            predictions[name] = self.task.predict(network, own, data_samples)
         students = [members[name] for name in names], [predictions[name] for name in names]
         samples = self.task.combine(*students, self.ensemble, data_samples)
         for index, sample in enumerate(samples):
