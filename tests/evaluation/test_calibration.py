@@ -175,7 +175,7 @@ def test_invalid_inputs_raise(run):
     with pytest.raises(ValueError, match='expected the truth'):
         run(Calibration(), [sample])
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 3, 3, dtype=torch.long))
-    with pytest.raises(ValueError, match='the size of the truth, 9, got 4 of model'):
+    with pytest.raises(ValueError, match=r"the size of the truth, 9, got \{'model': 4"):
         run(Calibration(), [sample])
 
 
