@@ -187,8 +187,8 @@ def near_foreground(truth: torch.Tensor, margin: int, ignore_index: int = 255) -
     for axis in (-2, -1):
         reach = 0
         while reach < margin:
-            # Two shifts almost triple the reach.
-            step = min(2 * reach + 1, margin - reach)
+            # Larger shifts would leave a gap next to a pixel at the border of the image.
+            step = min(reach + 1, margin - reach)
             wider, rest = near.clone(), near.shape[axis] - step
             if rest > 0:
                 wider.narrow(axis, step, rest).logical_or_(near.narrow(axis, 0, rest))

@@ -27,6 +27,7 @@ from mmkdml.evaluation.predictions import sum_by_name
 from mmkdml.names import TEACHER
 from mmkdml.registry import METRICS
 
+
 @dataclass(frozen=True, eq=False)
 class _Comparison:
     """Confusion matrix (K, K) of the teacher (rows) and a member, and the summed divergence."""

@@ -83,10 +83,10 @@ def neighborhood_by_hand(truth, margin):
     return near
 
 
-@pytest.mark.parametrize('margin', [0, 1, 3])
+@pytest.mark.parametrize('margin', [0, 1, 3, 7, 10, 20])
 def test_neighborhood_of_the_foreground(margin):
-    truth = torch.zeros(9, 12, dtype=torch.long)
-    truth[0, 0], truth[5, 7:9], truth[8, 2] = 2, 1, 255
+    truth = torch.zeros(9, 40, dtype=torch.long)
+    truth[0, 0], truth[5, 30:32], truth[8, 2] = 2, 1, 255
     near = near_foreground(truth, margin)
     np.testing.assert_array_equal(near.numpy(), neighborhood_by_hand(truth.numpy(), margin))
 

@@ -112,7 +112,8 @@ def first_cells(regions: Tensor, bins: int) -> Tensor:
     """Return the place of each prediction's bins in the histogram of :func:`binned`.
 
     Args:
-        regions, bins: See :func:`reliability_counts`.
+        regions: Region of each prediction: 0, 1 or 2, (N, M), uint8.
+        bins: Number of bins.
 
     Returns:
         (N, M), int32. Axes of the histogram: image, lane, region, whether it is correct, bin.
@@ -154,8 +155,9 @@ def divergence_sums(target: Tensor, predicted: Sequence[Tensor]) -> np.ndarray:
     """Sum the KL divergences D(target || predicted) over the predictions of each image.
 
     Args:
-        target: Class probabilities, see :meth:`~mmkdml.evaluation.batches.batch.Batch.probabilities`;
-            clamped to at least :data:`LEAST_PROBABILITY`.
+        target: Class probabilities, see
+            :meth:`~mmkdml.evaluation.batches.batch.Batch.probabilities`; clamped to at least
+            :data:`LEAST_PROBABILITY`.
         predicted: Those of S members.
 
     Returns:
@@ -189,4 +191,6 @@ def _positive(probabilities: Tensor) -> Tensor:
     if probabilities.shape[1] == 1:
         probabilities = torch.cat([1 - probabilities, probabilities], dim=1)
     clamped = probabilities.clamp(min=LEAST_PROBABILITY)
+    if probabilities.shape[1] == 2 and probabilities.dtype == torch.float32:
+        return clamped  # their sum is 1 within the resolution of float32
     return clamped / clamped.sum(1, keepdim=True)

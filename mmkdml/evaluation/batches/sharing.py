@@ -37,10 +37,13 @@ def shared(function: Callable[..., T]) -> Callable[..., T]:
         key = (tuple(map(id, tensors)), args, tuple(options.items()))
         versions = tuple(0 if one.is_inference() else one._version for one in tensors)
         entry = entries.get(key)
-        if entry is not None and entry.versions == versions:
+        if (
+            entry is not None
+            and entry.versions == versions
             # An id can belong to another tensor after the first one is freed.
-            if all(ref() is one for ref, one in zip(entry.sources, tensors, strict=True)):
-                return entry.result
+            and all(ref() is one for ref, one in zip(entry.sources, tensors, strict=True))
+        ):
+            return entry.result
         result = function(tensors, *args, **options)
 
         def drop(_: Any) -> None:
