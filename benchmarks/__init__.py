@@ -1,4 +1,4 @@
-"""Benchmarks of training steps, data loading and start-up: ``python -m benchmarks --help``."""
+"""Benchmarks of training, evaluation, loading and start-up: ``python -m benchmarks --help``."""
 
 from mmkdml.lazy import lazy_exports
 
@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         '.calibration': ['Calibration', 'format_calibration', 'measure_calibrations'],
         '.end_to_end': ['format_runs', 'measure_runs'],
+        '.evaluation': ['EvaluationCost', 'format_evaluation', 'measure_evaluation'],
         '.inference': ['InferenceCost', 'format_inference', 'measure_inference'],
         '.loading': ['format_loading', 'measure_loading'],
         '.offline': ['OfflineCost', 'format_offline_cost', 'measure_offline'],

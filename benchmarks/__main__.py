@@ -69,6 +69,19 @@ def main() -> None:
     )
     command = _add(
         commands,
+        evaluation,
+        'compare the metrics of an evaluation with the forward passes of all members, on random '
+        'images on the CPU',
+    )
+    command.add_argument(
+        '--original-size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='size at which masks are scored (default: the input size)',
+    )
+    command = _add(
+        commands,
         data,
         'measure images per second of the training data loader, from image files and from a cache '
         'of decoded images',
@@ -160,6 +173,12 @@ def inference(args: argparse.Namespace) -> None:
 def offline(args: argparse.Namespace) -> None:
     cost = benchmarks.measure_offline(_config(args), args.batch_size, args.rounds, args.dtype)
     _report({args.config: cost}, benchmarks.format_offline_cost(cost), args.json)
+
+
+def evaluation(args: argparse.Namespace) -> None:
+    numbers = args.batch_size, args.rounds, args.original_size
+    costs = benchmarks.measure_evaluation(_config(args), *numbers)
+    _report(costs, benchmarks.format_evaluation(costs), args.json)
 
 
 def data(args: argparse.Namespace) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 
+from mmkdml.evaluation.batches import Batch, batches_of, binned, first_cells, reliability_counts
 from mmkdml.evaluation.boxes.matching import MatchedBoxes
 from mmkdml.evaluation.boxes.samples import (
     boxes_by_name,
@@ -18,17 +18,12 @@ from mmkdml.evaluation.boxes.samples import (
     has_boxes,
     true_boxes_of,
 )
-from mmkdml.evaluation.predictions import (
-    Predictions,
-    mask_of,
-    predictions_by_name,
-    sum_by_name,
-    truth_of,
-)
+from mmkdml.evaluation.predictions import sum_by_name
 from mmkdml.registry import METRICS
 
 #: Values of the column ``region``.
 ALL, NEAR_FOREGROUND, BOXES = 'all', 'near foreground', 'boxes'
+_FAR, _NEAR, _IGNORED = range(3)  # regions of reliability_counts
 _KEYS = {
     ALL: 'calibration/ECE',
     NEAR_FOREGROUND: 'calibration/ECE_near_foreground',
@@ -110,20 +105,11 @@ class Calibration(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
-        for sample in data_samples:
-            if has_boxes(sample):
-                self.results.append(self._boxes(sample))
-                continue
-            truth, mask = truth_of(sample, self.dataset_meta), mask_of(sample)
-            regions = {ALL: truth != self.ignore_index}
-            if mask is not None:
-                near = near_foreground(mask, self.margin, self.ignore_index).flatten()
-                regions[NEAR_FOREGROUND] = near & regions[ALL]
-            counts = {}
-            for name, own in predictions_by_name(sample, self.dataset_meta).items():
-                binned = self._binned(own, truth, regions, name)
-                counts.update({(region, name): one for region, one in binned.items()})
-            self.results.append(counts)
+        if any(map(has_boxes, data_samples)):
+            self.results.extend(map(self._boxes, data_samples))
+            return
+        for batch in batches_of(data_samples, self.dataset_meta):
+            self.results.extend(self._counts(batch))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the calibration errors from the counts of all samples, and set :attr:`table`."""
@@ -152,59 +138,60 @@ class Calibration(BaseMetric):
         self.table = pd.concat(tables, ignore_index=True)
         return values
 
-    def _binned(
-        self,
-        predictions: Predictions,
-        truth: torch.Tensor,
-        regions: dict[str, torch.Tensor],
-        name: str,
-    ) -> dict[str, np.ndarray]:
-        """Return number of predictions, sum of confidences and number of correct ones by region.
-
-        Each array is (3, bins).
-        """
-        if len(truth) != len(predictions.labels):
-            raise ValueError(
-                f'expected predictions of the size of the truth, {len(truth)}, got '
-                f'{len(predictions.labels)} of {name}'
-            )
-        labels = predictions.labels
-        confidence = predictions.probabilities.gather(1, labels[:, None]).squeeze(1)
-        right = (labels == truth).double()
-        return {
-            region: self._count(confidence[chosen], right[chosen])
-            for region, chosen in regions.items()
-        }
+    def _counts(self, batch: Batch) -> list[dict[tuple[str, str], np.ndarray]]:
+        """Return the counts of :meth:`compute_metrics` by region and member for each image."""
+        truth = batch.truth()
+        regions = (truth == self.ignore_index).byte().mul_(_IGNORED)
+        if batch.size is not None:
+            masks = truth.reshape(-1, *batch.size)
+            near = near_foreground(masks, self.margin, self.ignore_index).flatten(1)
+            regions.add_(near & (regions == 0), alpha=_NEAR)
+        counts: list[dict[tuple[str, str], np.ndarray]] = [{} for _ in range(len(batch))]
+        by_member = reliability_counts(
+            [batch.labels(name) for name in batch.names],
+            [batch.probabilities(name) for name in batch.names],
+            truth,
+            regions,
+            self.bins,
+        )
+        for name, found in zip(batch.names, by_member, strict=True):
+            for own, one in zip(counts, found, strict=True):
+                own[ALL, name] = one[_FAR] + one[_NEAR]
+                if batch.size is not None:
+                    own[NEAR_FOREGROUND, name] = one[_NEAR]
+        return counts
 
     def _boxes(self, sample: Any) -> dict[tuple[str, str], np.ndarray]:
         truth, counts = true_boxes_of(sample), {}
         for name, own in boxes_by_name(sample).items():
             boxes = MatchedBoxes.of_image(own.above(self.score_threshold), truth)
-            confidence, right = (torch.from_numpy(x).double() for x in (boxes.scores, boxes.right))
-            counts[BOXES, name] = self._count(confidence, right)
+            scores = torch.from_numpy(boxes.scores)[None].double()
+            right = torch.from_numpy(boxes.right)[None]
+            first = first_cells(torch.zeros_like(right, dtype=torch.uint8), self.bins)
+            counts[BOXES, name] = binned(scores, right, first, self.bins)[0, 0].numpy()
         return counts
-
-    def _count(self, confidence: torch.Tensor, right: torch.Tensor) -> np.ndarray:
-        """Return number, sum of confidences and number of correct predictions, (3, bins)."""
-        edges = torch.linspace(0, 1, self.bins + 1, dtype=torch.float64, device=right.device)
-        # Bins are [low, high), as in torchmetrics; the last one includes 1.
-        places = torch.bucketize(confidence, edges[1:-1], right=True)
-        weights = (torch.ones_like(right), confidence, right)
-        return np.stack([torch.bincount(places, one, self.bins).cpu().numpy() for one in weights])
 
 
 def near_foreground(truth: torch.Tensor, margin: int, ignore_index: int = 255) -> torch.Tensor:
     """Return whether each pixel is at most ``margin`` rows and columns away from the foreground.
 
     Args:
-        truth: Class indices, (H, W); 0 is the background.
+        truth: Class indices, (..., H, W); 0 is the background.
         margin: Distance in pixels; 0 for the foreground itself.
         ignore_index: Label of pixels that are not foreground.
 
     Returns:
-        (H, W), bool.
+        (..., H, W), bool.
     """
-    near = ((truth != 0) & (truth != ignore_index)).float()[None, None]
-    for kernel, padding in (((2 * margin + 1, 1), (margin, 0)), ((1, 2 * margin + 1), (0, margin))):
-        near = F.max_pool2d(near, kernel, stride=1, padding=padding)
-    return near[0, 0] > 0
+    near = (truth != 0) & (truth != ignore_index)
+    for axis in (-2, -1):
+        reach = 0
+        while reach < margin:
+            # Larger shifts would leave a gap next to a pixel at the border of the image.
+            step = min(reach + 1, margin - reach)
+            wider, rest = near.clone(), near.shape[axis] - step
+            if rest > 0:
+                wider.narrow(axis, step, rest).logical_or_(near.narrow(axis, 0, rest))
+                wider.narrow(axis, 0, rest).logical_or_(near.narrow(axis, step, rest))
+            near, reach = wider, reach + step
+    return near

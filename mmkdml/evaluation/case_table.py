@@ -115,7 +115,7 @@ class CaseTable(BaseMetric):
             if 'case' in view:
                 case |= dict(id=str(view['case']), slice=view['slice'])
             classes = len(foreground_classes(self.dataset_meta))
-            counts = foreground_counts(view, classes + 1, self.ignore_index).astype(int)
+            counts = foreground_counts([view], classes + 1, self.ignore_index)[0].astype(int)
             return [
                 dict(case, label=label, **dict(zip(('tp', 'fp', 'fn'), column, strict=True)))
                 for label, column in enumerate(counts.T.tolist(), start=1)

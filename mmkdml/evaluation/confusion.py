@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name, truth_of
+from mmkdml.evaluation.batches import Batch, batches_of, confusion_counts
+from mmkdml.evaluation.predictions import sum_by_name
 from mmkdml.registry import METRICS
 
 
@@ -67,13 +67,10 @@ class ConfusionMatrix(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
-        for sample in data_samples:
-            truth = truth_of(sample, self.dataset_meta)
-            self.results.append(
-                {
-                    name: self._count(truth, own, name)
-                    for name, own in predictions_by_name(sample, self.dataset_meta).items()
-                }
+        for batch in batches_of(data_samples, self.dataset_meta):
+            counts = {name: self._count(batch, name) for name in batch.names}
+            self.results.extend(
+                {name: own[index] for name, own in counts.items()} for index in range(len(batch))
             )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
@@ -122,21 +119,14 @@ class ConfusionMatrix(BaseMetric):
         present = [{key: both[1] for key, both in class_scores(one).items()} for one in matrix]
         return {key: np.array([one[key] for one in present]) for key in present[0]}
 
-    def _count(self, truth: torch.Tensor, own: Predictions, name: str) -> np.ndarray:
-        labels, classes = own.labels, own.probabilities.shape[1]
-        if len(truth) != len(labels):
-            raise ValueError(
-                f'expected one prediction of {name} for each label of the truth, {len(truth)}, got '
-                f'{len(labels)}'
-            )
-        if own.of_classes:
-            matrices = np.zeros((len(labels), 2, 2), dtype=int)
-            matrices[np.arange(len(labels)), truth.cpu().numpy(), labels.cpu().numpy()] = 1
-            return matrices
-        counted = truth != self.ignore_index
-        cells = truth[counted] * classes + labels[counted]
-        counts = torch.bincount(cells, minlength=classes**2).cpu().numpy()
-        return counts.reshape(classes, classes)
+    def _count(self, batch: Batch, name: str) -> np.ndarray:
+        """Return the matrices of N images, (N, K, K), or (N, K, 2, 2) for several labels."""
+        truth, labels = batch.truth(), batch.labels(name)
+        if batch.of_classes:
+            hits = (truth.long() * 2 + labels).cpu().numpy()
+            return np.eye(4, dtype=int)[hits].reshape(*hits.shape, 2, 2)
+        classes = batch.number_of_classes(name)
+        return confusion_counts([truth, labels], classes, self.ignore_index)
 
 
 def class_scores(matrix: np.ndarray) -> dict[str, np.ndarray]:

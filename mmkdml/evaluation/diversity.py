@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
+from mmkdml.evaluation.batches import Batch, batches_of, row_counts
 from mmkdml.evaluation.boxes.matching import MatchedBoxes
 from mmkdml.evaluation.boxes.samples import (
     Boxes,
@@ -18,7 +19,7 @@ from mmkdml.evaluation.boxes.samples import (
     has_boxes,
     true_boxes_of,
 )
-from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name, truth_of
+from mmkdml.evaluation.predictions import sum_by_name
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.registry import METRICS
 
@@ -81,23 +82,26 @@ class Diversity(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
-        for sample in data_samples:
-            found: dict[str, Any]
-            count: Any
-            if has_boxes(sample):
-                found, count = boxes_by_name(sample), self._counts_of_boxes
-            else:
-                found, count = predictions_by_name(sample, self.dataset_meta), self._counts
-            names = self.students or [
-                name
-                for name in found
-                if name not in (ENSEMBLE, PLAIN) and not name.startswith(TEACHER)
-            ]
-            missing = [name for name in names if name not in found]
-            if missing:
-                raise ValueError(f'Invalid students {missing}: expected some of {list(found)}')
-            chosen = {name: found[name] for name in names}
-            self.results.append(count(chosen, sample) if len(chosen) > 1 else {})
+        if any(map(has_boxes, data_samples)):
+            for sample in data_samples:
+                found = boxes_by_name(sample)
+                chosen = {name: found[name] for name in self._students_in(found)}
+                self.results.append(self._counts_of_boxes(chosen, sample))
+            return
+        for batch in batches_of(data_samples, self.dataset_meta):
+            self.results.extend(self._counts(batch, self._students_in(batch.names)))
+
+    def _students_in(self, members: Collection[str]) -> Sequence[str]:
+        """Return the names of the compared students, or none if there are fewer than two."""
+        names = self.students or [
+            name
+            for name in members
+            if name not in (ENSEMBLE, PLAIN) and not name.startswith(TEACHER)
+        ]
+        missing = [name for name in names if name not in members]
+        if missing:
+            raise ValueError(f'Invalid students {missing}: expected some of {list(members)}')
+        return names if len(names) > 1 else ()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples."""
@@ -114,6 +118,8 @@ class Diversity(BaseMetric):
 
     def _counts_of_boxes(self, found: dict[str, Boxes], sample: Any) -> dict[str, np.ndarray]:
         """Return the counts of :func:`_values` for each pair of detectors."""
+        if not found:
+            return {}
         truth = true_boxes_of(sample)
         kept = {name: own.above(self.score_threshold) for name, own in found.items()}
         missed = {name: ~MatchedBoxes.of_image(own, truth).found for name, own in kept.items()}
@@ -127,22 +133,25 @@ class Diversity(BaseMetric):
             )
         return counts
 
-    def _counts(self, found: dict[str, Predictions], sample: Any) -> dict[str, np.ndarray]:
-        """Return the counts of :func:`_values` for each pair of students."""
-        truth = truth_of(sample, self.dataset_meta)
-        labels = {name: own.labels for name, own in found.items()}
-        sizes = {name: len(own) for name, own in labels.items()}
-        if set(sizes.values()) != {len(truth)}:
-            raise ValueError(
-                f'expected predictions of the size of the truth, {len(truth)}, got {sizes}'
-            )
-        counted = (truth != self.ignore_index).cpu().numpy()
-        known = {name: own.cpu().numpy()[counted] for name, own in labels.items()}
-        wrong = {name: own != truth.cpu().numpy()[counted] for name, own in known.items()}
-        return {
-            f'{a}_{b}': _as_counts(counted.sum(), (known[a] != known[b]).sum(), wrong[a], wrong[b])
-            for a, b in combinations(labels, 2)
-        }
+    def _counts(self, batch: Batch, names: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        """Return the counts of :func:`_values` for each image and pair of students."""
+        counts: list[dict[str, np.ndarray]] = [{} for _ in range(len(batch))]
+        if not names:
+            return counts
+        truth = batch.truth()
+        labels = {name: batch.labels(name) for name in names}
+        wrong = {name: own != truth for name, own in labels.items()}
+        ignored = (truth == self.ignore_index).byte() * 8
+        for a, b in combinations(names, 2):
+            differ = labels[a] != labels[b]
+            events = ignored.add(wrong[a]).add_(wrong[b], alpha=2).add_(differ, alpha=4)
+            # Axes: images, whether the students differ, whether b and a are wrong.
+            found = row_counts(events, 16)[:, :8].reshape(-1, 2, 2, 2).cpu().numpy()
+            for own, one in zip(counts, found, strict=True):
+                errors = one[:, :, 1].sum(), one[:, 1].sum(), one[:, 1, 1].sum()
+                numbers = [one.sum(), one[1].sum(), one.sum(), *errors]
+                own[f'{a}_{b}'] = np.array(numbers, dtype=float)
+        return counts
 
 
 def _as_counts(number: int, differ: int, wrong_a: np.ndarray, wrong_b: np.ndarray) -> np.ndarray:

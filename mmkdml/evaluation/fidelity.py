@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from mmkdml.evaluation.batches import Batch, batches_of, confusion_counts, divergence_sums
 from mmkdml.evaluation.boxes.matching import MatchedBoxes
 from mmkdml.evaluation.boxes.samples import (
     Boxes,
@@ -22,12 +23,9 @@ from mmkdml.evaluation.boxes.samples import (
     has_boxes,
 )
 from mmkdml.evaluation.foreground import absent_classes, foreground_classes, foreground_scores
-from mmkdml.evaluation.predictions import Predictions, predictions_by_name, sum_by_name
+from mmkdml.evaluation.predictions import sum_by_name
 from mmkdml.names import TEACHER
 from mmkdml.registry import METRICS
-
-#: Lower bound of probabilities, about the resolution of float32 at 1.
-LEAST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,25 +93,31 @@ class Fidelity(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Count the predictions of N samples, as returned by ``predict``."""
-        for sample in data_samples:
-            predictions: dict[str, Any]
-            compare: Any
-            if has_boxes(sample):
-                predictions, compare = boxes_by_name(sample), self._match
+        if any(map(has_boxes, data_samples)):
+            for sample in data_samples:
+                found = boxes_by_name(sample)
+                teacher = self._teacher_in(found)
+                boxes = None if teacher is None else found.pop(teacher)
+                others = {} if boxes is None else found
+                self.results.append({name: self._match(own, boxes) for name, own in others.items()})
+            return
+        for batch in batches_of(data_samples, self.dataset_meta):
+            teacher = self._teacher_in(batch.names)
+            if teacher is None:
+                self.results.extend({} for _ in range(len(batch)))
             else:
-                predictions, compare = predictions_by_name(sample, self.dataset_meta), _compare
-            teacher = predictions.pop(self.teacher or TEACHER, None)
-            if teacher is not None:
-                self.results.append(
-                    {name: compare(own, teacher, name) for name, own in predictions.items()}
-                )
-            elif self.teacher is None:
-                self.results.append({})
-            else:
-                raise ValueError(
-                    f'Invalid teacher {self.teacher!r}: expected one of the members, got '
-                    f'{list(predictions)}'
-                )
+                self.results.extend(_compare(batch, teacher))
+
+    def _teacher_in(self, names: Collection[str]) -> str | None:
+        """Return the name of the teacher, or None if there is none."""
+        name = self.teacher or TEACHER
+        if name in names:
+            return name
+        if self.teacher is None:
+            return None
+        raise ValueError(
+            f'Invalid teacher {self.teacher!r}: expected one of the members, got {list(names)}'
+        )
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the values from the counts of all samples."""
@@ -142,7 +146,7 @@ class Fidelity(BaseMetric):
             )
         return values
 
-    def _match(self, own: Boxes, teacher: Boxes, name: str) -> MatchedBoxes:
+    def _match(self, own: Boxes, teacher: Boxes) -> MatchedBoxes:
         truth = teacher.above(self.score_threshold)
         ignored = np.zeros(len(truth.labels), dtype=bool)
         return MatchedBoxes.of_image(own, TrueBoxes(truth.boxes, truth.labels, ignored))
@@ -174,20 +178,28 @@ def _counts(confusion: np.ndarray) -> np.ndarray:
     return np.stack([hits, confusion.sum(0) - hits, confusion.sum(1) - hits])[:, 1:]
 
 
-def _compare(own: Predictions, teacher: Predictions, name: str) -> _Comparison:
-    shapes = [tuple(side.probabilities.shape) for side in (own, teacher)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f'expected predictions of {name} for the same pixels and classes as the teacher, got '
-            f'(M, K) {shapes[0]} and {shapes[1]}'
-        )
-    # Imported here because it takes as long as importing torch.
-    from torchmetrics.functional import kl_divergence
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    confusion = multiclass_confusion_matrix(
-        own.labels, teacher.labels, own.probabilities.shape[1], validate_args=False
-    )
-    target, predicted = (side.probabilities.clamp(min=LEAST_PROBABILITY) for side in (teacher, own))
-    divergence = kl_divergence(target, predicted, reduction='sum')
-    return _Comparison(confusion.double().cpu().numpy(), divergence.item(), own.of_pixels)
+def _compare(batch: Batch, teacher: str) -> list[dict[str, _Comparison]]:
+    """Compare all others with the teacher in each image."""
+    target = batch.probabilities(teacher)
+    names = [name for name in batch.names if name != teacher]
+    for name in names:
+        shapes = [
+            (batch.labels(one).shape[1], batch.number_of_classes(one)) for one in (name, teacher)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f'expected predictions of {name} for the same pixels and classes as the teacher, '
+                f'got (M, K) {shapes[0]} and {shapes[1]}'
+            )
+    number = batch.number_of_classes(teacher)
+    sides = [[batch.labels(teacher), batch.labels(name)] for name in names]
+    confusions = [confusion_counts(side, number) for side in sides]
+    divergences = divergence_sums(target, [batch.probabilities(name) for name in names])
+    of_pixels = batch.size is not None
+    return [
+        {
+            name: _Comparison(confusion[index].astype(float), float(divergence[index]), of_pixels)
+            for name, confusion, divergence in zip(names, confusions, divergences, strict=True)
+        }
+        for index in range(len(batch))
+    ]

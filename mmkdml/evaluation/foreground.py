@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
-from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
+from mmkdml.evaluation.batches import confusion_counts, stacked_labels
 from mmkdml.evaluation.boxes.samples import refuse_boxes
 from mmkdml.functional.checks import check_choice
 from mmkdml.registry import METRICS
@@ -76,9 +77,9 @@ class ForegroundIoU(BaseMetric):
                     f'got {sorted(sample)} ({_where(sample)}). Add it to meta_keys of the '
                     "pipeline's Pack transform"
                 )
-            case = sample[self.per_case] if self.per_case is not None else None
-            counts = foreground_counts(sample, len(classes) + 1, self.ignore_index)
-            self.results.append((case, counts))
+        cases = [None if self.per_case is None else one[self.per_case] for one in data_samples]
+        counts = foreground_counts(data_samples, len(classes) + 1, self.ignore_index)
+        self.results.extend(zip(cases, counts, strict=True))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the metrics from case and counts, (3, K - 1), of each sample."""
@@ -146,11 +147,13 @@ def foreground_scores(counts: np.ndarray, foreground: Sequence[str]) -> dict[str
     return metrics
 
 
-def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -> np.ndarray:
-    """Count TP, FP and FN, (3, K - 1), of each foreground class in one sample.
+def foreground_counts(
+    samples: Sequence[dict], num_classes: int, ignore_index: int = 255
+) -> np.ndarray:
+    """Count TP, FP and FN, (N, 3, K - 1), of each foreground class in N samples.
 
     Args:
-        sample: Dict with ``pred_sem_seg`` and ``gt_sem_seg``, each with class indices ``data`` of
+        samples: Dicts with ``pred_sem_seg`` and ``gt_sem_seg``, each with class indices ``data`` of
             shape (1, H, W).
         num_classes: K, including the background.
         ignore_index: Label of pixels that are ignored.
@@ -158,12 +161,23 @@ def foreground_counts(sample: dict, num_classes: int, ignore_index: int = 255) -
     Raises:
         ValueError: If truth or prediction is missing, sizes differ, or a label is not a class.
     """
-    pred, truth = checked_labels(sample, num_classes, ignore_index)
-    both, _, in_pred, in_truth = IoUMetric.intersect_and_union(
-        pred, truth, num_classes, ignore_index
-    )
-    tp, pred_area, truth_area = (area[1:].numpy() for area in (both, in_pred, in_truth))
-    return np.stack([tp, pred_area - tp, truth_area - tp])
+    counts = [np.zeros((0, 3, num_classes - 1))]
+    for _, group in groupby(samples, lambda one: _masks(one)[0].shape):
+        same_size = list(group)
+        pred, truth = (
+            stacked_labels([one[key]['data'] for one in same_size])
+            for key in ('pred_sem_seg', 'gt_sem_seg')
+        )
+        try:
+            both = confusion_counts([truth.to(pred.device), pred], num_classes, ignore_index)
+        except ValueError:
+            for one in same_size:  # name the image
+                checked_labels(one, num_classes, ignore_index)
+            raise
+        hits = both.diagonal(axis1=1, axis2=2)
+        own = np.stack([hits, both.sum(1) - hits, both.sum(2) - hits], axis=1)
+        counts.append(own[:, :, 1:].astype(float))
+    return np.concatenate(counts)
 
 
 def checked_labels(sample: dict, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -177,25 +191,34 @@ def checked_labels(sample: dict, num_classes: int, ignore_index: int) -> tuple[T
     Raises:
         ValueError: See :func:`foreground_counts`.
     """
-    refuse_boxes(sample)
-    where = _where(sample)
-    pred, truth = (_labels(sample, key, where) for key in ('pred_sem_seg', 'gt_sem_seg'))
+    pred, truth = _masks(sample)
     truth = truth.to(pred.device)
-    if pred.shape != truth.shape:
-        raise ValueError(
-            f'expected prediction and truth of the same size, got {tuple(pred.shape)} and '
-            f'{tuple(truth.shape)} ({where}). mmseg predicts at the original size: move Resize '
-            'before the loading of masks in the pipeline'
-        )
-    # intersect_and_union silently ignores other values.
     for name, labels in (('prediction', pred), ('truth', truth)):
         known = (labels >= 0) & (labels < num_classes)
         wrong = labels[~known & (truth != ignore_index)].unique().tolist()
         if wrong:
             raise ValueError(
                 f'Invalid labels in the {name}: expected 0 to {num_classes - 1} (or '
-                f'{ignore_index}, ignored, in the truth), got {wrong} ({where})'
+                f'{ignore_index}, ignored, in the truth), got {wrong} ({_where(sample)})'
             )
+    return pred, truth
+
+
+def _masks(sample: dict) -> tuple[Tensor, Tensor]:
+    """Return predicted and true classes of a sample, each (H, W).
+
+    Raises:
+        ValueError: If one is missing, or sizes differ.
+    """
+    refuse_boxes(sample)
+    where = _where(sample)
+    pred, truth = (_labels(sample, key, where) for key in ('pred_sem_seg', 'gt_sem_seg'))
+    if pred.shape != truth.shape:
+        raise ValueError(
+            f'expected prediction and truth of the same size, got {tuple(pred.shape)} and '
+            f'{tuple(truth.shape)} ({where}). mmseg predicts at the original size: move Resize '
+            'before the loading of masks in the pipeline'
+        )
     return pred, truth
 
 

@@ -170,24 +170,52 @@ def predictions_of(view: dict, name: str, meta: Mapping[str, Any] | None = None)
         ValueError: If they belong to neither task.
     """
     refuse_boxes(view)
-    if {'pred_sem_seg', 'seg_logits'} <= set(view):
+    if has_pixels(view):
         labels = view['pred_sem_seg']['data'].flatten()
-        scores = view['seg_logits']['data'].detach().double().flatten(1).mT
-        if scores.shape[1] == 1:  # mmseg applied the sigmoid
-            scores = torch.cat([1 - scores, scores], dim=1)
-        elif name != ENSEMBLE:  # the scores of an ensemble are probabilities
-            scores = scores.softmax(dim=1)
+        scores = view['seg_logits']['data'].detach().double().flatten(1)
+        scores = class_probabilities(scores[None], name == ENSEMBLE)[0].mT
     elif {'pred_label', 'pred_score'} <= set(view) and is_multi_label(view, meta):
         present = view['pred_score'].detach().double()
         scores = torch.stack([1 - present, present], dim=1)
         return Predictions(multi_hot(view, 'pred'), scores, of_pixels=False, of_classes=True)
     elif {'pred_label', 'pred_score'} <= set(view):
         labels, scores = view['pred_label'].flatten(), view['pred_score'].detach().double()[None]
+        scores = scores / scores.sum(1, keepdim=True)
     else:
-        raise ValueError(
-            'expected pred_sem_seg and seg_logits, or pred_label and pred_score, of each member, '
-            f'got {sorted(view)} for {name}'
-        )
-    return Predictions(
-        labels.long(), scores / scores.sum(dim=1, keepdim=True), 'pred_sem_seg' in view
+        raise missing_predictions(view, name)
+    return Predictions(labels.long(), scores, has_pixels(view))
+
+
+def has_pixels(view: Mapping[str, Any]) -> bool:
+    """Return whether the view of a member has the predictions of a segmentor."""
+    return {'pred_sem_seg', 'seg_logits'} <= set(view)
+
+
+def missing_predictions(view: Mapping[str, Any], name: str) -> ValueError:
+    """Return the error of a member whose predictions belong to neither task."""
+    return ValueError(
+        'expected pred_sem_seg and seg_logits, or pred_label and pred_score, of each member, got '
+        f'{sorted(view)} for {name}'
     )
+
+
+def class_probabilities(scores: Tensor, of_ensemble: bool) -> Tensor:
+    """Convert the ``seg_logits`` of mmseg to class probabilities.
+
+    Args:
+        scores: (N, K, M): logits; probabilities of the foreground if K is 1, because mmseg applied
+            the sigmoid.
+        of_ensemble: The scores of more than one class are those of an ensemble: probabilities whose
+            sum may differ from 1.
+
+    Returns:
+        (N, K, M) with sums over K of 1, for K = 1 (N, 2, M).
+    """
+    if scores.shape[1] == 1:
+        return torch.cat([1 - scores, scores], dim=1)
+    if of_ensemble:
+        return scores / scores.sum(1, keepdim=True)
+    if scores.shape[1] == 2:  # faster than softmax
+        difference = scores[:, 1] - scores[:, 0]
+        return torch.stack([(-difference).sigmoid(), difference.sigmoid()], dim=1)
+    return scores.softmax(1)

@@ -8,6 +8,7 @@ import torch
 
 import benchmarks
 from benchmarks import (
+    EvaluationCost,
     MethodCost,
     OfflineCost,
     PeerCost,
@@ -52,11 +53,9 @@ def test_methods(tool, capsys, monkeypatch, tmp_path):
 STEPS = '--batch-size 3 --rounds 2'
 STUDENTS = {1: StudentCost(1.5, 1.25, 1.0)}, ['1', '1.500', '1.250', '1.200', '1.000', '1.500']
 PRECISION = dict(a=PrecisionCost(1.5, 2.0, 0)), ['a', '1.500', '2.00', '0.0e+00']
-INFERENCE = (
-    dict(a=InferenceCost(2.0, 1.5, 4, 1)),
-    ['sum', '3 of 4', '2.000', '1.500', '0.750'],
-)
+INFERENCE = (dict(a=InferenceCost(2.0, 1.5, 4, 1)), ['sum', '3 of 4', '2.000', '1.500', '0.750'])
 OFFLINE = OfflineCost(2.0, 2.5, 1.0, 16.0, 1e-7), ['read from the cache', '1.000', '0.500']
+EVALUATION = dict(test=EvaluationCost(0.5, 0.25)), ['test', '0.250', '500.0']
 LOADING = dict(a=LoadingSpeed(3, True, 400.0, 0.02)), ['3', 'cache', '400', '20.0', 'yes']
 RUNS = (dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0)), ['ratio', '0.800', '1.250'])
 
@@ -70,6 +69,14 @@ RUNS = (dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0)), ['ratio',
         ('precision', 'measure_precisions', STEPS, [3, 2, False], *PRECISION),
         ('inference', 'measure_inference', STEPS, [3, 2], *INFERENCE),
         ('offline', 'measure_offline', f'{STEPS} --dtype float16', [3, 2, 'float16'], *OFFLINE),
+        (
+            'evaluation',
+            'measure_evaluation',
+            f'{STEPS} --original-size 8 9',
+            [3, 2, [8, 9]],
+            *EVALUATION,
+        ),
+        ('evaluation', 'measure_evaluation', STEPS, [3, 2, None], *EVALUATION),
         (
             'data',
             'measure_loading',
@@ -149,7 +156,9 @@ def test_unknown_benchmark_lists_all(tool, capsys):
     with pytest.raises(SystemExit, match='2'):
         tool('benchmark', 'measure', experiment=False)
     error = capsys.readouterr().err
-    names = 'step methods students precision inference offline data end-to-end peers startup'
+    names = (
+        'step methods students precision inference offline evaluation data end-to-end peers startup'
+    )
     assert all(name in error for name in names.split())
 
 

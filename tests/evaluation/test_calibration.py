@@ -83,10 +83,10 @@ def neighborhood_by_hand(truth, margin):
     return near
 
 
-@pytest.mark.parametrize('margin', [0, 1, 3])
+@pytest.mark.parametrize('margin', [0, 1, 3, 7, 10, 20])
 def test_neighborhood_of_the_foreground(margin):
-    truth = torch.zeros(9, 12, dtype=torch.long)
-    truth[0, 0], truth[5, 7:9], truth[8, 2] = 2, 1, 255
+    truth = torch.zeros(9, 40, dtype=torch.long)
+    truth[0, 0], truth[5, 30:32], truth[8, 2] = 2, 1, 255
     near = near_foreground(truth, margin)
     np.testing.assert_array_equal(near.numpy(), neighborhood_by_hand(truth.numpy(), margin))
 
@@ -175,7 +175,7 @@ def test_invalid_inputs_raise(run):
     with pytest.raises(ValueError, match='expected the truth'):
         run(Calibration(), [sample])
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 3, 3, dtype=torch.long))
-    with pytest.raises(ValueError, match='the size of the truth, 9, got 4 of model'):
+    with pytest.raises(ValueError, match=r"the size of the truth, 9, got \{'model': 4"):
         run(Calibration(), [sample])
 
 
