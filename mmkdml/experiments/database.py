@@ -132,6 +132,15 @@ class Database:
             max_overflow=-1,
         )
 
+    def create_engine(self, url: str) -> Engine:
+        """Create an engine, which does not connect yet.
+
+        Raises:
+            ValueError: If the driver is missing.
+        """
+        with self._explain_errors():
+            return self.use(sa.create_engine(url, **self.engine_options))
+
     def use(self, engine: Engine) -> Engine:
         """Set :attr:`engine`, and limit the duration of its statements."""
         self.engine = engine
@@ -277,7 +286,8 @@ class Database:
             kind = UnavailableError if is_transient else ValueError
             advice = self._advice(cause, self._reason(error), is_transient)
             reason = self._reason(error).rstrip('.')
-            retried = f' (retried for {in_words(seconds)})' if is_transient and seconds else ''
+            is_limit = is_transient and seconds and not self.stop.is_set()
+            retried = f' (retried for {in_words(seconds)})' if is_limit else ''
             raise kind(
                 f'Cannot access the database {self.url}: {reason}{retried}. {advice}'
             ) from cause
