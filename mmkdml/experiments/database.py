@@ -116,9 +116,8 @@ class Database:
         self._errors = errors
         in_memory = self._backend == 'sqlite' and parsed.database in (None, '', ':memory:')
         # A database in memory belongs to its thread.
-        self._limit = None if in_memory else CONNECT_SECONDS + STATEMENT_SECONDS
-        if self._limit and self._backend == 'sqlite':
-            self._limit += lock_seconds
+        locks = lock_seconds if self._backend == 'sqlite' else 0.0
+        self._limit = None if in_memory else CONNECT_SECONDS + STATEMENT_SECONDS + locks
 
     def _engine_options(self, url: URL) -> dict[str, Any]:
         if self._backend == 'sqlite':
