@@ -116,9 +116,8 @@ class Database:
         self._errors = errors
         in_memory = self._backend == 'sqlite' and parsed.database in (None, '', ':memory:')
         # A database in memory belongs to its thread.
-        self._limit = None if in_memory else CONNECT_SECONDS + STATEMENT_SECONDS
-        if self._limit and self._backend == 'sqlite':
-            self._limit += lock_seconds
+        locks = lock_seconds if self._backend == 'sqlite' else 0.0
+        self._limit = None if in_memory else CONNECT_SECONDS + STATEMENT_SECONDS + locks
 
     def _engine_options(self, url: URL) -> dict[str, Any]:
         if self._backend == 'sqlite':
@@ -131,6 +130,15 @@ class Database:
             pool_size=1,
             max_overflow=-1,
         )
+
+    def create_engine(self, url: str) -> Engine:
+        """Create an engine, which does not connect yet.
+
+        Raises:
+            ValueError: If the driver is missing.
+        """
+        with self._explain_errors():
+            return self.use(sa.create_engine(url, **self.engine_options))
 
     def use(self, engine: Engine) -> Engine:
         """Set :attr:`engine`, and limit the duration of its statements."""
@@ -277,7 +285,8 @@ class Database:
             kind = UnavailableError if is_transient else ValueError
             advice = self._advice(cause, self._reason(error), is_transient)
             reason = self._reason(error).rstrip('.')
-            retried = f' (retried for {in_words(seconds)})' if is_transient and seconds else ''
+            is_limit = is_transient and seconds and not self.stop.is_set()
+            retried = f' (retried for {in_words(seconds)})' if is_limit else ''
             raise kind(
                 f'Cannot access the database {self.url}: {reason}{retried}. {advice}'
             ) from cause

@@ -159,18 +159,30 @@ def test_unknown_host_is_retried_after_a_connection(make):
     assert database.call(failing([lost('could not translate host name')])) == 'value'
 
 
+def test_unknown_host_fails_at_once_even_with_retries():
+    """Creating an engine is not a connection."""
+    pytest.importorskip('pymysql')
+    url = 'mysql+pymysql://u:s3cret@no-such-host.invalid/db'
+    database, lines = Database(url), []
+    database.retry_seconds, database.log = 600, lines.append
+    engine = database.create_engine(url)
+    with pytest.raises(ValueError, match=r'no-such-host\.invalid') as raised:
+        database.call(lambda: engine.connect().close())
+    assert not isinstance(raised.value, UnavailableError)
+    assert lines == []
+
+
 def test_other_errors_are_not_changed(make):
     database, _ = make()
     with pytest.raises(KeyError, match='other'):
         database.call(failing([KeyError('other')]))
 
 
-def test_call_that_does_not_return_is_abandoned(monkeypatch):
+def test_call_that_does_not_return_is_abandoned():
     database = Database(POSTGRESQL)
     database._limit, hanging = 0.05, threading.Event()
     engine = sa.create_engine('sqlite://', poolclass=sa.pool.QueuePool)
-    pool = database.use(engine).pool if database._backend == 'sqlite' else engine.pool
-    database.engine = engine
+    database.engine, pool = engine, engine.pool
     with pytest.raises(UnavailableError, match='no answer'):
         database.call(lambda: hanging.wait(300))
     assert engine.pool is not pool  # its connections are not used again
@@ -187,13 +199,13 @@ def test_stop_abandons_a_call(monkeypatch):
     hanging.set()
 
 
-def test_server_that_accepts_and_never_answers(monkeypatch):
+def test_server_that_accepts_and_never_answers():
     pytest.importorskip('psycopg')
     with socket.create_server(('127.0.0.1', 0)) as server:
         url = f'postgresql+psycopg://u:s3cret@127.0.0.1:{server.getsockname()[1]}/db'
         database = Database(url)
         database._limit = 0.3
-        engine = database.use(sa.create_engine(url, **database.engine_options))
+        engine = database.create_engine(url)
         with pytest.raises(UnavailableError, match='no answer') as raised:
             database.call(lambda: engine.connect().close())
     assert 's3cret' not in str(raised.value)
@@ -240,7 +252,7 @@ def test_passwords_are_hidden(url, hidden, secrets):
 )
 def test_messages_have_no_password(url):
     with pytest.raises(ValueError, match='Cannot access the database') as raised:
-        Database(url).call(lambda: sa.create_engine(url))
+        Database(url).create_engine(url)
     assert url == 'nonsense:s3cret' or 's3cret' not in str(raised.value)
 
 
@@ -259,7 +271,7 @@ def test_locks_of_sqlite_are_retried(tmp_path):
     other = sqlite3.connect(path, check_same_thread=False)
     other.execute('BEGIN EXCLUSIVE')
     database.log = lambda line: (lines.append(line), other.rollback())
-    engine = database.use(sa.create_engine(url, **database.engine_options))
+    engine = database.create_engine(url)
 
     def create():
         with engine.begin() as connection:

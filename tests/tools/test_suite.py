@@ -209,6 +209,19 @@ def test_options_of_the_other_engine_are_refused(tool, tmp_path, capsys, engine,
     assert f'{option}: no option of --engine {engine}' in capsys.readouterr().err
 
 
+def test_clock_of_another_machine_may_be_ahead(tmp_path, output_of, small):
+    url = f'sqlite:///{tmp_path / "elsewhere.db"}'
+    suite, store = load_suite(small), SuiteStore(url)
+    store.register(suite.runs, {run.name: '' for run in suite.runs}, suite.name)
+    assert store.claim(store.states()[0], 'elsewhere#1.1', time.time() + 3600)
+    (row,) = (
+        line.split('|')
+        for line in output_of('status', small, '--storage', url).splitlines()
+        if 'running' in line and '|' in line
+    )
+    assert row[4].strip() == '0 s'
+
+
 def test_power_of_a_planned_suite(output_of):
     """Nothing has been run: sizes and standard deviations are stated."""
     sizes = ('--groups', 20, 110, '--seeds', 1, 3, '--claims', 3)

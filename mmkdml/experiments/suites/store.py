@@ -128,11 +128,8 @@ class SuiteStore:
         self.database = Database(url, lock_seconds)
         self.database.retry_seconds, self.database.log = retry_seconds, log
         self.url = self.database.url
-        self.engine = self.database.call(lambda: self._create_engine(url))
+        self.engine = self.database.create_engine(url)
         self._create_table(_Row)
-
-    def _create_engine(self, url: str) -> sa.Engine:
-        return self.database.use(sa.create_engine(url, **self.database.engine_options))
 
     def _create_table(self, row: type[_Base]) -> None:
         def create() -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,10 @@ class Tuner:
             )
         except UnavailableError:
             raise
-        except (UpdateFinishedTrialError, ValueError, AssertionError):
+        except (UpdateFinishedTrialError, ValueError, AssertionError, UnboundLocalError) as error:
+            # Optuna hides errors of the storage at the end of a trial.
+            if isinstance(error.__context__, UnavailableError):
+                raise error.__context__ from None
             # Optuna raises these if another worker has marked the trial as failed.
             if self._current is None or study.get_trials()[self._current].state != TrialState.FAIL:
                 raise
@@ -275,7 +279,8 @@ class Tuner:
             raise
         except KeyboardInterrupt:
             self._database.stop.set()  # do not wait for a database that is away
-            requeue(trial.study, trial.study.get_trials()[trial.number])
+            with suppress(UnavailableError):
+                requeue(trial.study, trial.study.get_trials()[trial.number])
             raise
         except Exception as error:
             trial.set_user_attr(ERROR, f'{type(error).__name__}: {error}')

@@ -46,8 +46,7 @@ def test_failure_reason_is_end_of_log_and_signal(tmp_path, log, code, expected):
 def test_run_exits_when_its_worker_is_killed():
     run_code = textwrap.dedent("""
         import signal
-        from mmkdml.experiments.suites import processes
-from mmkdml.experiments.suites.processes import exit_when_stdin_closes
+        from mmkdml.experiments.suites.processes import exit_when_stdin_closes
         exit_when_stdin_closes()
         signal.signal(signal.SIGALRM, lambda *_: print('still alive', flush=True))
         signal.alarm(300)

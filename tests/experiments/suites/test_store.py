@@ -245,12 +245,20 @@ def test_two_suites_in_one_database_are_refused(store):
     store.check_suite('mine', RUNS)
     other = [RunSpec('another', 0, 'c')]
     for call in (
-        lambda: store.check_suite('yours', RUNS),
+        lambda: store.check_suite('yours', other),
         lambda: store.register(other, {'another': ''}, 'yours'),
     ):
         with pytest.raises(ValueError, match=r'yours, got one with mine.*--work-dir.*--storage'):
             call()
     assert len(store.states()) == 3
+
+
+def test_suite_continues_runs_that_it_shares_with_another(store):
+    store.register(RUNS, SETTINGS, 'mine')
+    more = [*RUNS, RunSpec('another', 0, 'c')]
+    assert store.register(more, {**SETTINGS, 'another': ''}, 'yours') == 1
+    with pytest.raises(ValueError, match='student'):
+        store.register(RUNS, {**SETTINGS, 'student': '{"model": {"x": 1}}'}, 'yours')
 
 
 def test_database_of_an_earlier_version_is_used(store):
