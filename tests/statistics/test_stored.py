@@ -9,13 +9,7 @@ import pytest
 from mmkdml.statistics.counts import Summary, count_members, summarize
 from mmkdml.statistics.measures import MEASURES
 from mmkdml.statistics.records import Measurement
-from mmkdml.statistics.stored import (
-    StoredCounts,
-    pack,
-    pool_summaries,
-    summarize_cases,
-    unpack,
-)
+from mmkdml.statistics.stored import StoredCounts, pack, pool_summaries, summarize_cases, unpack
 
 RNG = np.random.default_rng(0)
 
@@ -105,7 +99,9 @@ def test_classes_of_other_runs_are_added():
 
 def test_scores_of_many_cases_are_not_loaded_for_measures_of_predictions():
     head, content = summarize_cases(classification())
-    one = StoredCounts(frozenset(), head['members']['model'], 3, lambda: unpack(content)['model'], None)
+    one = StoredCounts(
+        frozenset(), head['members']['model'], 3, lambda: unpack(content)['model'], None
+    )
     assert one.for_measure(MEASURES['accuracy']).counts.counts.shape == (4, 3, 3)
     with pytest.raises(TypeError):
         one.for_measure(MEASURES['AUROC'])
