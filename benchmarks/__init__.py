@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             *('measure_methods', 'measure_steps'),
         ],
         '.students': ['StudentCost', 'format_students', 'measure_students'],
+        '.suites': ['CommandCost', 'format_suites', 'measure_suites'],
         '.timing': ['StepCost'],
     },
 )

@@ -137,6 +137,17 @@ def main() -> None:
         rounds=False,
     )
     _add_number(command, '--suites', 500, 'simulated suites per regime')
+    command = _add(
+        commands,
+        suites,
+        'measure CPU time, peak memory and output size of the commands of a suite with fabricated '
+        'results',
+        config=False,
+        batch_size=False,
+        rounds=False,
+    )
+    _add_number(command, '--runs', 5000, 'runs of the suite, in steps of 100')
+    _add_number(command, '--limit', 600, 'seconds after which a command is stopped')
     args = parser.parse_args()
     args.func(args)
 
@@ -214,6 +225,15 @@ def startup(args: argparse.Namespace) -> None:
 def calibration(args: argparse.Namespace) -> None:
     found = benchmarks.measure_calibrations(args.suites)
     _report(found, benchmarks.format_calibration(found), args.json)
+
+
+def suites(args: argparse.Namespace) -> None:
+    costs = benchmarks.measure_suites(args.runs, args.limit)
+    _report(
+        {name: one for name, one in costs.items() if one},
+        benchmarks.format_suites(costs),
+        args.json,
+    )
 
 
 def _add(

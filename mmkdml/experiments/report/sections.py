@@ -35,7 +35,7 @@ from mmkdml.statistics.records import CHECKPOINTS, DONE, STATES, RunRecord, Suit
 
 LOSS = 'loss'
 #: Largest number of runs, without seeds, whose tables are all readable without scripts.
-LARGE = 100
+LARGE = 60
 
 
 @dataclass(frozen=True)

@@ -181,19 +181,19 @@
       atob(place.querySelector('template').content.textContent), (one) => one.charCodeAt(0));
     const stream = new Blob([data]).stream().pipeThrough(new DecompressionStream('gzip'));
     const part = document.createRange().createContextualFragment(await new Response(stream).text());
-    const nodes = [...part.children];
     const target = place.closest('[data-sort-together]');
-    place.replaceWith(part);
-    nodes.forEach((node) => addControls(node));
+    place.classList.remove('lazy');
+    place.replaceChildren(part);
+    addControls(place);
     // Sorted and filtered as the other tables of its switch
-    const sorted = target && all('th[aria-sort]', target).find((one) => !nodes.some((node) => node.contains(one)));
-    for (const table of sorted ? nodes.flatMap((node) => all('table', node)) : []) {
+    const sorted = target && all('th[aria-sort]', target).find((one) => !place.contains(one));
+    for (const table of sorted ? all('table', place) : []) {
       const same = all('th[data-sort]', table).find((column) => label(column) === label(sorted));
       if (!same) continue;
       same.setAttribute('aria-sort', sorted.getAttribute('aria-sort'));
       sort(table, same.cellIndex, sorted.getAttribute('aria-sort') === 'descending');
     }
-    const filtered = nodes[0]?.parentElement?.closest('[id]');
+    const filtered = place.closest('[id]');
     if (filtered && document.querySelector(`[data-filter="${CSS.escape(filtered.id)}"]`)) filter(filtered.id);
     measureHeads();
   };
