@@ -69,7 +69,7 @@ def restarted_store(timeout: timedelta | None = None) -> dict[str, Any]:
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     if attempt == '0':
         return {}
-    limit = {} if timeout is None else dict(timeout=timeout)
+    limit: dict[str, Any] = {} if timeout is None else dict(timeout=timeout)
     store, rank, size = next(torch.distributed.rendezvous('env://', **limit))
     store = torch.distributed.PrefixStore(f'attempt_{attempt}', store)
     return dict(store=store, rank=rank, world_size=size)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, VARIABLES
-from slurm import wait_until
+from slurm import NODES, wait_until
 
 from mmkdml.experiments import SuiteStore, load_suite, read_suite, seed_scores
 
@@ -20,6 +20,8 @@ ON_CPUS = dict(VARIABLES, GPUS='0', STOP_SECONDS='15')
 def train(slurm, small_config, tmp_path):
     """Return a function that submits a training, and returns its job and folder."""
 
+    jobs = []
+
     def submit(name, *options, config=small_config[0], **variables):
         folder = tmp_path / name
         variables['SBATCH_ARGS'] = f'--time=60 --output={folder}.log {variables.pop("sbatch", "")}'
@@ -32,9 +34,11 @@ def train(slurm, small_config, tmp_path):
             *options,
             **{**ON_CPUS, **variables},
         )
+        jobs.append(job)
         return job, folder
 
-    return submit
+    yield submit
+    slurm.run('scancel', *jobs, check=False)
 
 
 @pytest.fixture
@@ -86,17 +90,17 @@ def test_requeued_jobs_that_share_a_node_end_identically(
 
 
 def test_run_of_a_failed_node_is_continued_on_another(slurm, train, slow, two_processes, compare):
-    job, folder = train('failed', TASKS='2', sbatch='--nodelist=node1')
+    job, folder = train('failed', TASKS='2')
     wait_for_file('epoch_1.pth', folder)
-    slurm.run('scontrol', 'update', f'JobId={job}', 'ReqNodeList=')
-    slurm.fail_node('node1')
+    failed = slurm.job(job)['NodeList']
+    slurm.fail_node(failed)
     try:
         slurm.wait_for_restart(job, 1)
         slow.unlink()
         fields = slurm.wait(job)
     finally:
-        slurm.start_node('node1')
-    assert fields['NodeList'] == 'node2'
+        slurm.start_node(failed)
+    assert {failed, fields['NodeList']} == {*NODES}
     compare(folder, two_processes)
 
 
