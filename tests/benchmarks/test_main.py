@@ -52,10 +52,7 @@ def test_methods(tool, capsys, monkeypatch, tmp_path):
 STEPS = '--batch-size 3 --rounds 2'
 STUDENTS = {1: StudentCost(1.5, 1.25, 1.0)}, ['1', '1.500', '1.250', '1.200', '1.000', '1.500']
 PRECISION = dict(a=PrecisionCost(1.5, 2.0, 0)), ['a', '1.500', '2.00', '0.0e+00']
-INFERENCE = (
-    dict(a=InferenceCost(2.0, 1.5, 4, 1)),
-    ['sum', '3 of 4', '2.000', '1.500', '0.750'],
-)
+INFERENCE = (dict(a=InferenceCost(2.0, 1.5, 4, 1)), ['sum', '3 of 4', '2.000', '1.500', '0.750'])
 OFFLINE = OfflineCost(2.0, 2.5, 1.0, 16.0, 1e-7), ['read from the cache', '1.000', '0.500']
 LOADING = dict(a=LoadingSpeed(3, True, 400.0, 0.02)), ['3', 'cache', '400', '20.0', 'yes']
 RUNS = (dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0)), ['ratio', '0.800', '1.250'])
