@@ -136,3 +136,19 @@ def test_checkpoint_of_an_earlier_version_keeps_its_numbers(tiny, task, teacher_
     assert losses(other, task) == losses(plain, task)
     again = json.loads(bytes(other.state_dict()[FROZEN_RECORD].tolist()))
     assert again['teacher']['fused'] is False
+
+
+def test_frozen_teacher_in_mixed_precision(tiny, task, teacher_file, norms_run):
+    inputs, samples = task.batch()
+    plain = classroom(tiny, task, teacher_file, fuse_batch_norms=False).train()
+    expected = plain.forward_frozen('teacher', inputs, samples)[0].logits.float()
+    fused = classroom(tiny, task, teacher_file).train()
+    with torch.autocast('cpu', torch.bfloat16):
+        fused.forward_frozen('teacher', inputs, samples)
+        norms_run.clear()
+        logits = fused.forward_frozen('teacher', inputs, samples)[0].logits
+        few = len(norms_run)
+        plain.forward_frozen('teacher', inputs, samples)
+    assert few < len(norms_run) - few
+    error = (logits.float() - expected).abs().max() / expected.abs().max()
+    assert error < 0.1  # bfloat16 has 8 bits
