@@ -97,9 +97,11 @@ class Fidelity(BaseMetric):
             for sample in data_samples:
                 found = boxes_by_name(sample)
                 teacher = self._teacher_in(found)
-                boxes = None if teacher is None else found.pop(teacher)
-                others = {} if boxes is None else found
-                self.results.append({name: self._match(own, boxes) for name, own in others.items()})
+                if teacher is None:
+                    self.results.append({})
+                    continue
+                true = found.pop(teacher)
+                self.results.append({name: self._match(own, true) for name, own in found.items()})
             return
         for batch in batches_of(data_samples, self.dataset_meta):
             teacher = self._teacher_in(batch.names)
