@@ -136,7 +136,7 @@ class _DeferredModule(ModuleType):
                     spec.loader.exec_module(self)
                 finally:
                     _executing.remove(spec.name)
-                self.__class__ = ModuleType
+                self.__class__ = ModuleType  # type: ignore[assignment]
                 return getattr(self, name)
         if name in vars(self):  # by another thread
             return vars(self)[name]
