@@ -1,4 +1,4 @@
-"""CPU time of imports, of every tool with ``--help``, and of ``suite.py status``."""
+"""CPU time of imports, tools with ``--help``, ``suite.py status`` and the start of a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,25 @@ from mmkdml.profiling import interleaved_medians
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / 'suites' / 'mini_segmentation.py'
 TORCH = 'import torch'
-IMPORTS = (TORCH, 'import mmkdml', 'import mmkdml.models')
+IMPORTS = (TORCH, 'import mmengine.runner', 'import mmkdml', 'import mmkdml.models')
+CONFIG = ROOT / 'configs' / 'demo' / 'kdml_v3_demo.py'
+FIRST_STEP = f'train.py {CONFIG.name}, until its first step'
+# Runs a script and exits before the first step.
+_UNTIL_STEP = """
+import os, runpy, sys
+from mmkdml.packages import when_imported
+def stop_early(module):
+    call = module.Runner.call_hook
+    def call_hook(self, name, **arguments):
+        if name == 'before_train_iter':
+            os._exit(0)
+        call(self, name, **arguments)
+    module.Runner.call_hook = call_hook
+when_imported('mmengine.runner.runner', stop_early)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+sys.exit('The training ended without a step')
+"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +45,7 @@ class StartupCost:
 
     Attributes:
         seconds: User and system CPU seconds, median over the rounds.
-        added: For imports: seconds beyond those of ``import torch``.
+        added: For imports and the start of a training: seconds beyond those of ``import torch``.
     """
 
     seconds: float
@@ -35,7 +53,10 @@ class StartupCost:
 
 
 def measure_startup(rounds: int) -> dict[str, StartupCost]:
-    """Measure interleaved processes: imports, every tool with ``--help``, ``suite.py status``.
+    """Measure interleaved processes of each kind.
+
+    These are imports, every tool with ``--help``, ``suite.py status``, and a training of the demo's
+    config on synthetic slices, from the start of the process to its first step.
 
     Args:
         rounds: Measured processes of each kind, >= 1, after one that fills the file cache.
@@ -56,11 +77,13 @@ def measure_startup(rounds: int) -> dict[str, StartupCost]:
         _register(folder)
         status = [str(ROOT / 'tools' / 'suite.py'), 'status', str(SUITE), '--work-dir', folder]
         commands['suite.py status'] = status
+        commands[FIRST_STEP] = _training(Path(folder))
         seconds = interleaved_medians(
             {name: partial(cpu_seconds, command) for name, command in commands.items()}, rounds
         )
+    compared = (*IMPORTS[1:], FIRST_STEP)
     return {
-        name: StartupCost(value, value - seconds[TORCH] if name in IMPORTS[1:] else None)
+        name: StartupCost(value, value - seconds[TORCH] if name in compared else None)
         for name, value in seconds.items()
     }
 
@@ -98,6 +121,24 @@ def cpu_seconds(arguments: Sequence[str]) -> float:
                 f'{errors.read()}'
             )
     return usage.ru_utime + usage.ru_stime
+
+
+def _training(folder: Path) -> list[str]:
+    """Generate slices, and return the arguments of Python that start a training on them."""
+    from mmkdml.datasets.converters import convert_lgg
+    from mmkdml.datasets.synthetic import make_demo_data
+
+    source, splits = folder / 'kaggle_3m', folder / 'splits'
+    make_demo_data(source, patients=12, slices=4)
+    convert_lgg(source, splits)
+    options = [
+        f'{part}_dataloader.dataset.{key}={value}'
+        for part in ('train', 'val', 'test')
+        for key, value in (('data_root', source), ('ann_file', splits / f'{part}.csv'))
+    ]
+    train = [str(ROOT / 'tools' / 'train.py'), str(CONFIG), '--fast', '--quiet']
+    work_dir = ['--overwrite', '--work-dir', str(folder / 'run')]
+    return ['-c', _UNTIL_STEP, *train, *work_dir, '--cfg-options', *options]
 
 
 def _register(folder: str) -> None:

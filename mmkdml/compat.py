@@ -6,14 +6,17 @@ Subpackages that use MMPretrain or MMSegmentation import this module first.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
+import inspect
 import io
 import os
 import sys
 import warnings
 from collections.abc import Iterator
 from logging import LogRecord
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,7 +25,7 @@ from mmengine.logging import MMLogger
 
 from mmkdml.functional.nms import non_maximum_suppression
 from mmkdml.operators import imgaug_modules, mmcv_operators
-from mmkdml.packages import around_import
+from mmkdml.packages import around_import, defer_imports, when_imported
 from mmkdml.safe_yaml import SafeYamlLoader
 
 # A library must stay referenced: its operators are removed with it.
@@ -130,6 +133,93 @@ def import_mmdet_datasets(module: Any) -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextlib.contextmanager
+def defer_scipy_optimize(module: Any) -> Iterator[None]:
+    """Let MMSegmentation's assigner import ``scipy.optimize`` when it is called.
+
+    Args:
+        module: The module ``mmseg.models.assigners.hungarian_assigner``.
+    """
+    name = 'scipy.optimize'
+    if name not in sys.modules:
+        stub = ModuleType(name)
+        stub.linear_sum_assignment = lambda *args, **kwargs: (  # type: ignore[attr-defined]
+            importlib.import_module(name).linear_sum_assignment(*args, **kwargs)
+        )
+        sys.modules[name] = stub
+    try:
+        yield
+    finally:
+        if not hasattr(sys.modules[name], '__file__'):
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def defer_huggingface_hub(module: Any) -> Iterator[None]:
+    """Let albumentations import the client of Hugging Face when it is asked for.
+
+    Args:
+        module: The module ``albumentations.core.hub_mixin``.
+    """
+    hidden = {'huggingface_hub'} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not found
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    if hidden:
+        module.is_huggingface_hub_available = _HuggingFaceHub(module)
+
+
+def defer_figure(module: Any) -> None:
+    """Let mmengine's visualizer create its figure when it draws; a training only logs numbers.
+
+    Args:
+        module: The module ``mmengine.visualization.visualizer``.
+    """
+    kind: Any = module.Visualizer
+    initialize, names = kind.__init__, ('fig_save_canvas', 'fig_save', 'ax_save')
+
+    @functools.wraps(initialize)
+    def start(self: Any, *args: Any, **kwargs: Any) -> None:
+        self._initialize_fig = lambda config: (None, SimpleNamespace(get_dpi=int), None)
+        initialize(self, *args, **kwargs)
+        for name in ('_initialize_fig', 'dpi', *names):
+            delattr(self, name)
+
+    def get(self: Any, name: str) -> Any:
+        if name not in ('dpi', *names):
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+        vars(self).update(zip(names, self._initialize_fig(self.fig_save_cfg), strict=True))
+        self.dpi = self.fig_save.get_dpi()
+        return vars(self)[name]
+
+    start.__signature__ = inspect.signature(initialize)  # type: ignore[attr-defined]
+    kind.__init__, kind.__getattr__ = start, get
+
+
+class _HuggingFaceHub:
+    """True if the package is installed, which is imported to find out."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __bool__(self) -> bool:
+        try:
+            hub = importlib.import_module('huggingface_hub')
+            utils = importlib.import_module('huggingface_hub.utils')
+        except ImportError:
+            return False
+        for package, names in (
+            (hub, ('HfApi', 'hf_hub_download')),
+            (utils, ('HfHubHTTPError', 'SoftTemporaryDirectory')),
+        ):
+            for name in names:
+                setattr(self.module, name, getattr(package, name))
+        return True
+
+
 def import_frameworks() -> None:
     """Import MMPretrain and MMSegmentation without messages about optional packages.
 
@@ -149,6 +239,14 @@ def import_frameworks() -> None:
 
 
 load_yaml_safely()
+# Not needed to train, and a sixth of the time until the first step.
+defer_imports(
+    *('ftfy', 'pandas', 'scipy.interpolate', 'scipy.special', 'timm'),
+    *('torchvision.datasets', 'torchvision.models'),
+)
+when_imported('mmengine.visualization.visualizer', defer_figure)
+around_import('albumentations.core.hub_mixin', defer_huggingface_hub)
+around_import('mmseg.models.assigners.hungarian_assigner', defer_scipy_optimize)
 import_torchvision()
 replace_missing_mmcv_operators()
 around_import('mmpretrain.models', hide_mmdet)

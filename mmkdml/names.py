@@ -29,6 +29,10 @@ CASE_VALUES = (
     'Dice', 'case_IoU', *DISTANCES, *(f'{name}{PIXELS}' for name in DISTANCES), 'volume_error',
     'volume_difference', 'lesion_sensitivity', 'false_positives',
 )  # fmt: skip
+#: Column of the true masks or boxes in figures, and pixels of true masks that are not evaluated.
+TRUTH, IGNORED = 'truth', 255
+#: Lowest score of boxes that figures show, and that counts of boxes include.
+SCORE_THRESHOLD = 0.3
 #: Number of IoUs in COCO's AP: 0.50, 0.55, ..., 0.95.
 BOX_IOUS = 10
 #: Number of folds of a cross-validation in the manifest of split files.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +19,9 @@ from mmkdml.optional import install_command
 # mmengine's table names the distributions of the original projects. Those of the forks have other
 # names, and mmengine.hub would install the original next to them. A module is found in any case.
 MODULES = ('mmkdml', 'mmdet', 'mmpretrain', 'mmseg')
+
+_DEFERRED_LOCK = threading.RLock()
+_executing: set[str] = set()  # names of deferred modules
 
 Context = Callable[[Any], AbstractContextManager[None]]
 
@@ -111,6 +116,90 @@ def around_import(name: str, context: Context) -> None:
     """
     if name not in sys.modules:
         sys.meta_path.insert(0, _AroundImport(name, context))
+
+
+class _DeferredModule(ModuleType):
+    """Module that is executed when an attribute is missing.
+
+    Unlike ``importlib.util.LazyLoader``, looking for ``__file__``, as ``inspect`` does for all
+    modules, does not execute it.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        with _DEFERRED_LOCK:
+            spec = vars(self)['__spec__']
+            if type(self) is _DeferredModule and spec.name not in _executing:
+                _executing.add(spec.name)
+                if spec.submodule_search_locations is not None:
+                    self.__path__ = spec.submodule_search_locations
+                try:
+                    spec.loader.exec_module(self)
+                finally:
+                    _executing.remove(spec.name)
+                self.__class__ = ModuleType  # type: ignore[assignment]
+                return getattr(self, name)
+        if name in vars(self):  # by another thread
+            return vars(self)[name]
+        raise AttributeError(f'module {self.__name__!r} has no attribute {name!r}')
+
+
+class _DeferringLoader(Loader):
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader
+        vars(module).pop('__path__', None)  # importing a submodule executes the package
+        module.__class__ = _DeferredModule
+
+
+class _LoadedLoader(Loader):
+    """Loader of a submodule that its deferred package has just imported."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec
+
+
+class _DeferringFinder:
+    """Finder in ``sys.meta_path`` of modules that are executed when they are first used."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = set(names)
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Find a module with the other finders, and make its loader lazy."""
+        if name not in self.names:
+            loaded = sys.modules.get(name) if target is None else None
+            if loaded is None or name.rpartition('.')[0] not in self.names:
+                return None
+            return ModuleSpec(name, _LoadedLoader(loaded))
+        self.names.remove(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.names.add(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _DeferringLoader(spec.loader)
+        return spec
+
+
+def defer_imports(*names: str) -> None:
+    """Execute modules when an attribute of them is first used instead of when they are imported.
+
+    Args:
+        *names: Full names of modules; those that have been imported stay as they are.
+    """
+    sys.meta_path.insert(0, _DeferringFinder({*names} - sys.modules.keys()))
 
 
 def when_imported(name: str, function: Callable[[Any], None]) -> None:

@@ -203,3 +203,46 @@ def test_mmdet_completes_the_other_frameworks_silently(imports):
     """In any order of imports; the warnings of Python that its code raises are other ones."""
     pytest.importorskip('mmdet')
     assert python(imports + HEADS) == ''
+
+
+def test_parts_of_frameworks_that_training_does_not_need_are_imported_when_used():
+    """Results are compared with those of the original modules."""
+    script = """
+import sys
+import numpy as np
+import mmkdml.apis.runs
+import mmkdml.apis.runner
+from mmengine.visualization import Visualizer
+from mmseg.visualization import SegLocalVisualizer
+
+class Plain(Visualizer):
+    pass
+
+visualizers = [kind(name=kind.__name__) for kind in (SegLocalVisualizer, Plain)]
+parts = ('huggingface_hub.hf_api', 'matplotlib.figure', 'pandas.core', 'scipy.optimize',
+         'scipy.special._ufuncs', 'timm.models', 'torchvision.models.resnet', 'jinja2')
+print({name for name in parts if name in sys.modules})
+
+image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+for one in visualizers:
+    one.set_image(image)
+    assert one.dpi == one.fig_save.get_dpi() > 0
+    assert np.array_equal(one.get_image(), image)
+    assert not hasattr(one, 'nonsense')
+from albumentations.core import hub_mixin
+from mmseg.models.assigners import hungarian_assigner
+assert bool(hub_mixin.is_huggingface_hub_available)
+assert hub_mixin.HfApi.__name__ == 'HfApi'
+costs = np.array([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]])
+rows, columns = hungarian_assigner.linear_sum_assignment(costs)
+assert (list(rows), list(columns)) == ([0, 1, 2], [1, 0, 2])  # 1 + 2 + 2, the smallest sum
+import scipy.optimize
+assert scipy.optimize.__file__ and callable(scipy.optimize.minimize)
+import mmpretrain.models.backbones.timm_backbone, mmseg.models.backbones.timm_backbone as mmseg_timm
+assert 'resnet18' in mmseg_timm.timm.list_models()
+import torchvision
+assert torchvision.models.resnet18.__name__ == 'resnet18'
+"""
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == 'set()'

@@ -1,9 +1,11 @@
 """Files of installed packages, and inheritance of their configs."""
 
 import importlib
+import inspect
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,13 @@ from mmengine.config.utils import MODULE2PACKAGE
 import mmkdml
 from mmkdml.apis import load_config
 from mmkdml.experiments import load_suite
-from mmkdml.packages import around_import, packaged_file, packaged_name, when_imported
+from mmkdml.packages import (
+    around_import,
+    defer_imports,
+    packaged_file,
+    packaged_name,
+    when_imported,
+)
 from mmkdml.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +108,56 @@ def test_module_is_executed_once_in_the_context(tmp_path, monkeypatch):
     assert not importlib.reload(module).marked
     for one in (name, other):
         del sys.modules[one]
+
+
+@pytest.fixture
+def deferred(tmp_path, monkeypatch):
+    """Return a deferred package that counts its executions in a list of another module."""
+    package = tmp_path / 'deferred_of_a_test'
+    package.mkdir()
+    text = 'import counts_of_a_test\ncounts_of_a_test.names.append(__name__)\n'
+    (tmp_path / 'counts_of_a_test.py').write_text('names = []')
+    (package / '__init__.py').write_text(f'{text}from deferred_of_a_test.part import value\n')
+    (package / 'part.py').write_text(f'{text}value = 7\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = list(sys.meta_path)
+    defer_imports('deferred_of_a_test')
+    assert importlib.util.find_spec('deferred_of_a_test') is not None  # does not use it up
+    counts, module = map(importlib.import_module, ('counts_of_a_test', 'deferred_of_a_test'))
+    yield module, counts.names
+    sys.meta_path[:] = finders
+    for name in ('counts_of_a_test', 'deferred_of_a_test', 'deferred_of_a_test.part'):
+        sys.modules.pop(name, None)
+
+
+def test_deferred_module_is_executed_once_when_it_is_used(deferred):
+    module, names = deferred
+    assert module.__file__.endswith('__init__.py')
+    assert module.__spec__.name == module.__name__ == 'deferred_of_a_test'
+    assert inspect.getmodule(test_missing_module_stays_missing) is not None  # visits all modules
+    assert names == []
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: module.value, range(4))) == [7] * 4
+    assert names == ['deferred_of_a_test', 'deferred_of_a_test.part']
+    assert type(module) is type(sys)
+    with pytest.raises(AttributeError, match=r"'deferred_of_a_test' has no attribute 'nonsense'"):
+        module.nonsense  # noqa: B018
+
+
+def test_submodule_of_deferred_package_executes_the_package_first(deferred):
+    _, names = deferred
+    part = importlib.import_module('deferred_of_a_test.part')
+    assert part.value == 7
+    assert part.__spec__.origin == part.__file__
+    assert names == ['deferred_of_a_test', 'deferred_of_a_test.part']
+
+
+def test_error_of_deferred_module_is_raised_by_each_use(deferred):
+    module, _ = deferred
+    Path(module.__file__).write_text('raise ValueError("broken")')
+    for _ in range(2):
+        with pytest.raises(ValueError, match='broken'):
+            module.value  # noqa: B018
 
 
 def test_missing_module_stays_missing():

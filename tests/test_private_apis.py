@@ -69,6 +69,9 @@ PRIVATE_APIS = {
         '_on_queue_feeder_error': 'engine.workers: reports a batch that cannot be sent'
     },
     'numpy._core.multiarray': {'_reconstruct': 'checkpoint_io: arrays in checkpoints'},
+    'mmengine.visualization.Visualizer': {
+        '_initialize_fig': 'compat: creates the figure when it is used'
+    },
     'torch.autograd': {'_profiler_enabled': 'profiling: named ranges'},
     'torch.distributed': {'_register_comm_hook': 'engine.distributed: keeps the hooks of DDP'},
     'torch.nn.Module': {

@@ -1,5 +1,6 @@
 """Train a classroom or a baseline: python tools/train.py configs/kdml/r50_r18x2_v3_lgg.py"""
 
+import gc
 import os
 
 from mmkdml.apis import config_parser, run_tool
@@ -87,6 +88,7 @@ def main() -> None:
     from mmkdml.apis.run.options import StartOptions, finished_note, training_config
     from mmkdml.apis.run.restarts import is_restarted, job_name
 
+    gc.freeze()  # collections skip the modules, which are never freed
     given = StartOptions(
         args.cfg_options,
         args.seed,

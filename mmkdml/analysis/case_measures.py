@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmkdml.datasets.splits.split_row import SEPARATOR
-from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD, compare_boxes
+from mmkdml.evaluation.boxes.panels import compare_boxes
 from mmkdml.evaluation.boxes.samples import TrueBoxes, boxes_by_name, has_boxes, true_boxes_of
 from mmkdml.evaluation.mask_panels import IGNORED
 from mmkdml.evaluation.predictions import Predictions, predictions_by_name, truth_of
 from mmkdml.inspection.config import inspect_model
 from mmkdml.models.distillers import KnowledgeDistiller
 from mmkdml.models.distillers.members import evaluating
-from mmkdml.names import MULTI_LABEL
+from mmkdml.names import MULTI_LABEL, SCORE_THRESHOLD
 
 #: Columns that identify an image.
 CASE_COLUMNS = ['id', 'group']

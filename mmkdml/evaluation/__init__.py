@@ -13,17 +13,24 @@ from mmkdml.evaluation.diversity import Diversity
 from mmkdml.evaluation.fidelity import Fidelity
 from mmkdml.evaluation.foreground import ForegroundIoU
 from mmkdml.evaluation.macro import MacroPrecisionRecall
-from mmkdml.evaluation.mask_panels import Panel, draw_panel, draw_sheet
 from mmkdml.evaluation.member_metrics import MemberMetrics, members_in_order
-from mmkdml.evaluation.reliability import draw_reliability
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from mmkdml.evaluation.boxes.ap import BoxAP
+    from mmkdml.evaluation.mask_panels import Panel, draw_panel, draw_sheet
+    from mmkdml.evaluation.reliability import draw_reliability
 
-# Imports mmdet.
-__getattr__, __dir__, _ = lazy_exports(__name__, {'.boxes.ap': ['BoxAP']})
+# Imports mmdet or matplotlib.
+__getattr__, __dir__, _ = lazy_exports(
+    __name__,
+    {
+        '.boxes.ap': ['BoxAP'],
+        '.mask_panels': ['Panel', 'draw_panel', 'draw_sheet'],
+        '.reliability': ['draw_reliability'],
+    },
+)
 
 __all__ = [
     'BoxAP',

@@ -23,9 +23,8 @@ from mmkdml.figures import (
     tile_sheet,
 )
 from mmkdml.figures.style import PREDICTION_COLOR, TRUTH_COLOR
+from mmkdml.names import IGNORED, TRUTH
 
-TRUTH = 'truth'
-IGNORED = 255
 _FILLING = 0.4  # opacity
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 RGB = 3
@@ -67,6 +66,8 @@ def load_from_in_chans(checkpoint: str, map_location: Any = None) -> dict[str, A
     Raises:
         ValueError: If the form is invalid, or there is no convolution with 3 input channels.
     """
+    from timm.models import adapt_input_conv  # takes half a second
+
     channels, source = channels_and_source(checkpoint)
     content = CheckpointLoader.load_checkpoint(source, map_location)
     weights = content.get('state_dict', content)

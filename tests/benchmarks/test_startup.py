@@ -1,9 +1,17 @@
+import json
 import sys
 
 import pytest
 
 from benchmarks import startup
-from benchmarks.startup import ROOT, StartupCost, cpu_seconds, format_startup, measure_startup
+from benchmarks.startup import (
+    FIRST_STEP,
+    ROOT,
+    StartupCost,
+    cpu_seconds,
+    format_startup,
+    measure_startup,
+)
 
 
 def test_all_processes_are_measured_in_turn(monkeypatch):
@@ -22,7 +30,21 @@ def test_all_processes_are_measured_in_turn(monkeypatch):
     assert {f'{tool} --help' for tool in tools} < costs.keys()
     assert 'dataset_converters/lgg.py --help' in costs
     assert costs['suite.py status'] == costs['train.py --help'] == StartupCost(2.0)
-    assert calls[len(costs) - 1][:2] == (str(ROOT / 'tools' / 'suite.py'), 'status')
+    assert costs[FIRST_STEP] == StartupCost(1.25, 0.25)
+    assert calls[len(costs) - 2][:2] == (str(ROOT / 'tools' / 'suite.py'), 'status')
+    assert str(ROOT / 'tools' / 'train.py') in calls[len(costs) - 1]
+
+
+def test_training_ends_before_its_first_step(tmp_path):
+    """It may start again in the same folder, and an error of the training is reported."""
+    arguments = startup._training(tmp_path)
+    for _ in range(2):
+        assert cpu_seconds(arguments) > 0
+    records = list((tmp_path / 'run').glob('*/call_train.json'))
+    assert {json.loads(path.read_text())['start_iter'] for path in records} == {0}
+    assert not list((tmp_path / 'run').glob('*.pth'))
+    with pytest.raises(ValueError, match='Unknown option nonsense'):
+        cpu_seconds([*arguments, 'nonsense=1'])
 
 
 def test_format_startup(cells_of):

@@ -20,10 +20,10 @@ from mmkdml.apis.prediction.dicom.segmentation import require_highdicom
 from mmkdml.apis.prediction.finished_cases import SETTINGS, Records, decisive_sha256
 from mmkdml.apis.prediction.inputs import SUFFIXES, ReadOptions, Source, find_sources
 from mmkdml.apis.prediction.predictor import Predictor
-from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD
 from mmkdml.evaluation.spreadsheets import csv_text
 from mmkdml.files import json_text
 from mmkdml.functional.checks import check_fraction
+from mmkdml.names import SCORE_THRESHOLD
 
 PREDICTIONS_CSV, PREDICTIONS_JSON = 'predictions.csv', 'predictions.json'
 # Errors caused by a case's name: too long, or the name of an existing file or folder.

@@ -23,7 +23,6 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmkdml.apis.machine import device_name
-from mmkdml.apis.summary.page import write_summary
 from mmkdml.apis.summary.redaction import hide_secrets
 from mmkdml.commands import own_command
 from mmkdml.datasets.splits import read_split, split_counts
@@ -105,6 +104,8 @@ def _end(runner: Runner, kind: str, status: str, error: str) -> None:
         record.update(status=status, error=error[:2000], end=_now(), memory_mb=_memory())
         record.update(_progress(runner))
         _write(runner, record)
+        from mmkdml.apis.summary.page import write_summary  # imports matplotlib
+
         write_summary(runner.work_dir)
     except Exception as problem:
         with suppress(Exception):

@@ -14,9 +14,10 @@ from mmkdml.apis.prediction.answers import Answer
 from mmkdml.apis.prediction.box_outputs import as_boxes
 from mmkdml.apis.view.maps import class_probability
 from mmkdml.apis.view.slices import ViewSlice
-from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD, compare_boxes
+from mmkdml.evaluation.boxes.panels import compare_boxes
 from mmkdml.evaluation.boxes.samples import TrueBoxes
 from mmkdml.evaluation.mask_panels import IGNORED
+from mmkdml.names import SCORE_THRESHOLD
 
 F1, IOU, PROBABILITY = 'F1', 'IoU', 'probability'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mmcv
 import numpy as np
@@ -15,15 +15,17 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mmkdml.datasets.channels import read_picture
-from mmkdml.evaluation.boxes.panels import SCORE_THRESHOLD, BoxPanel, draw_box_sheet
 from mmkdml.evaluation.boxes.samples import boxes_by_name, has_boxes, true_boxes_of
 from mmkdml.evaluation.case_choice import choose_by_group
-from mmkdml.evaluation.mask_panels import IGNORED, TRUTH, Panel, draw_sheet
 from mmkdml.evaluation.member_metrics import members_in_order
 from mmkdml.files import own_file
 from mmkdml.functional.checks import check_fraction
-from mmkdml.names import ENSEMBLE, PLAIN
+from mmkdml.names import ENSEMBLE, IGNORED, PLAIN, SCORE_THRESHOLD, TRUTH
 from mmkdml.registry import HOOKS
+
+if TYPE_CHECKING:
+    from mmkdml.evaluation.boxes.panels import BoxPanel
+    from mmkdml.evaluation.mask_panels import Panel
 
 
 @HOOKS.register_module()
@@ -144,6 +146,9 @@ class PanelHook(Hook):
 
 
 def _panel(img_path: str, content: Any) -> Panel | BoxPanel:
+    from mmkdml.evaluation.boxes.panels import BoxPanel  # imports matplotlib
+    from mmkdml.evaluation.mask_panels import Panel
+
     of_boxes = isinstance(content, tuple)
     height, width = content[2][:2] if of_boxes else content[TRUTH].shape
     image = mmcv.imresize(read_picture(img_path), (width, height))
@@ -155,6 +160,9 @@ def _panel(img_path: str, content: Any) -> Panel | BoxPanel:
 
 
 def _draw(panels: Sequence[Any], path: Path, classes: Sequence[str]) -> None:
+    from mmkdml.evaluation.boxes.panels import BoxPanel, draw_box_sheet  # imports matplotlib
+    from mmkdml.evaluation.mask_panels import draw_sheet
+
     draw = draw_box_sheet if isinstance(panels[0], BoxPanel) else draw_sheet
     draw(panels, path, classes)
 

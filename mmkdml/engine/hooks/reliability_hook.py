@@ -9,7 +9,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmkdml.evaluation.calibration import Calibration
-from mmkdml.evaluation.reliability import draw_reliability
 from mmkdml.files import own_file
 from mmkdml.registry import HOOKS
 
@@ -38,6 +37,8 @@ class ReliabilityHook(Hook):
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the files."""
+        from mmkdml.evaluation.reliability import draw_reliability  # imports matplotlib
+
         for metric in runner.test_evaluator.metrics:
             if isinstance(metric, Calibration) and len(metric.table):
                 table, figure = (

@@ -14,12 +14,10 @@ from matplotlib.patches import Patch
 
 from mmkdml.evaluation.boxes.matching import match_boxes
 from mmkdml.evaluation.boxes.samples import Boxes, TrueBoxes
-from mmkdml.evaluation.mask_panels import TRUTH
 from mmkdml.figures import class_color, figure_style, outline_boxes, save_figure, tile_sheet
 from mmkdml.figures.style import TRUTH_COLOR
+from mmkdml.names import TRUTH
 
-#: Lowest score of boxes that figures show, and that counts of boxes include.
-SCORE_THRESHOLD = 0.3
 FOUND, FALSE, MISSED = 'found', 'false', 'missed'
 _LINES: dict[str, Any] = {FOUND: '-', FALSE: (0, (2.5, 1.5)), MISSED: (0, (1.2, 1.0))}
 _IGNORED = '#B0B0B0'

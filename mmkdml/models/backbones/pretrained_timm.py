@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mmpretrain.models.backbones import TIMMBackbone
-from timm.models import load_pretrained
 from torch import Tensor, nn
 
 from mmkdml.registry import MODELS
@@ -59,6 +58,8 @@ class PretrainedTIMMBackbone(TIMMBackbone):
         """Load timm's pretrained weights once if ``pretrained`` is set."""
         if not self.pretrained or self.is_init:
             return super().init_weights()
+        from timm.models import load_pretrained  # takes half a second
+
         config = self.timm_model.pretrained_cfg
         source = config.get('file') or config.get('hf_hub_id') or config.get('url')
         if config.get('file') and not Path(source).is_file():

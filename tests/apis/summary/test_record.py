@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
-from mmkdml.apis.summary import record
+from mmkdml.apis.summary import page
 from mmkdml.apis.summary.record import FAILED, FINISHED, STOPPED, TEST, TRAIN, RecordHook, recorded
 from mmkdml.datasets.splits import SplitRow, write_splits
 
@@ -103,7 +103,7 @@ def test_problems_of_the_summary_do_not_replace_the_error(runner, monkeypatch):
         raise RuntimeError('disk full')
 
     RecordHook().before_train(runner)
-    monkeypatch.setattr(record, 'write_summary', fail)
+    monkeypatch.setattr(page, 'write_summary', fail)
     with pytest.raises(ZeroDivisionError), recorded(runner, TRAIN):
         raise ZeroDivisionError
     assert 'disk full' in runner.warnings[0]

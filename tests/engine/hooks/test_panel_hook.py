@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 
 from mmkdml.engine import PanelHook
 from mmkdml.engine.hooks import panel_hook as module
+from mmkdml.evaluation import mask_panels
 from mmkdml.registry import HOOKS
 
 
@@ -44,9 +45,12 @@ def drawn(monkeypatch):
 def recorded(monkeypatch):
     """Rows of each contact sheet, which is not drawn."""
     sheets = []
-    monkeypatch.setattr(
-        module, 'draw_sheet', lambda rows, *args: sheets.append(rows) if rows[0].title else None
-    )
+
+    def keep(rows, *args):
+        if rows[0].title:
+            sheets.append(rows)
+
+    monkeypatch.setattr(mask_panels, 'draw_sheet', keep)
     return sheets
 
 

@@ -258,7 +258,7 @@ def test_suite_continues_runs_that_it_shares_with_another(store):
     more = [*RUNS, RunSpec('another', 0, 'c')]
     assert store.register(more, {**SETTINGS, 'another': ''}, 'yours') == 1
     with pytest.raises(ValueError, match='student'):
-        store.register(RUNS, {**SETTINGS, 'student': '{"model": {"x": 1}}'}, 'yours')
+        store.register(RUNS, {**SETTINGS, 'student': 'three: 4\n'}, 'yours')
 
 
 def test_database_of_an_earlier_version_is_used(store):

@@ -7,7 +7,6 @@ import timm.models._builder as timm_builder
 import torch
 
 from mmkdml.models import PretrainedTIMMBackbone
-from mmkdml.models.backbones import pretrained_timm
 
 TINY = 'test_efficientnet'  # timm's network for tests; feature maps do not need its head
 
@@ -29,7 +28,7 @@ def loads(monkeypatch):
     """Count calls of timm's loader."""
     calls = []
     monkeypatch.setattr(
-        pretrained_timm,
+        timm.models,
         'load_pretrained',
         lambda *args, **kwargs: (calls.append(args), timm_builder.load_pretrained(*args, **kwargs)),
     )
