@@ -76,7 +76,10 @@ def estimate(
             'Invalid estimate: expected confidence in (0, 1) and resamples >= 0, got '
             f'confidence={confidence} and resamples={resamples}'
         )
-    estimator = _Estimator(counts, checked_measure, confidence, resamples, rng)
+    key = measure, confidence, resamples, rng
+    if key not in counts.estimators:
+        counts.estimators[key] = _Estimator(counts, checked_measure, confidence, resamples, rng)
+    estimator = counts.estimators[key]
     return [estimator.estimate(contrast) for contrast in contrasts]
 
 

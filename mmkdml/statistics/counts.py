@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,8 @@ class Counts:
 
     task: str
     by_entry: Mapping[Entry, Mapping[int, CaseCounts]]
+    # Of bootstrap.estimate, so that tables and claims share them.
+    estimators: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def scores(self, measure: str) -> dict[Entry, dict[int, float]]:
         """Compute a measure on the complete test split.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from mmkdml.experiments.report.figures import validation_keys
@@ -68,14 +69,17 @@ def _means(
     runs: Sequence[RunRecord], all_keys: Sequence[Sequence[str]]
 ) -> list[list[tuple[float, float]]]:
     """Return points of the means over the finished seeds; NaN where a seed has no value."""
-    curves = [run.curves for run in runs if run.state == DONE]
+    curves = []
+    for curve in (run.curves for run in runs if run.state == DONE):
+        codes, names = pd.factorize(curve['key'])
+        curves.append((codes, list(names), curve['epoch'].to_numpy(), curve['value'].to_numpy()))
     found = []
     for keys in all_keys:
         seeds: list[dict[float, float]] = []
-        for curve in curves:
-            own = curve[curve['key'].isin(keys).to_numpy()]
-            epochs, places = np.unique(own['epoch'].to_numpy(), return_inverse=True)
-            sums = np.bincount(places, own['value'].to_numpy(float), len(epochs))
+        for codes, names, all_epochs, values in curves:
+            own = np.isin(codes, [names.index(key) for key in keys if key in names])
+            epochs, places = np.unique(all_epochs[own], return_inverse=True)
+            sums = np.bincount(places, values[own].astype(float), len(epochs))
             means = sums / np.bincount(places, minlength=len(epochs))
             if len(epochs):
                 seeds.append(dict(zip(epochs.tolist(), means.tolist(), strict=True)))
