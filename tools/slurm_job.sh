@@ -33,7 +33,11 @@ while [ -n "$is_trapped" ] && [ -z "$is_late" ]; do
     wait "$command"
     code=$?
 done
-if [ -z "$is_near" ] || [ -z "$is_late$([ "$code" = "$stopped" ] && echo 1)" ]; then
+case $code in
+    "$stopped" | 143) is_stopped=1 ;;  # 143: SIGTERM before the command could handle it
+    *) is_stopped=$is_late ;;
+esac
+if [ -z "$is_near" ] || [ -z "$is_stopped" ]; then
     exit "$code"
 fi
 if [ "$attempts" -ge "${MAX_ATTEMPTS:-100}" ]; then
