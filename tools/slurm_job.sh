@@ -25,9 +25,10 @@ stop() {
 }
 trap 'stop "$1"' USR1
 trap 'is_late=1' ALRM
+trap : TERM  # an ignored signal would be ignored by the command, too
 "$@" &
 command=$!
-trap '' TERM  # scancel and preemption signal the command, too, whose exit code counts
+trap '' TERM  # scancel and preemption signal the command, whose exit code counts
 while [ -n "$is_trapped" ] && [ -z "$is_late" ]; do
     is_trapped=''
     wait "$command"
