@@ -3,6 +3,7 @@
 # tools/slurm_train.sh and tools/slurm_suite.sh submit it. `sbatch --signal=B:USR1@SECONDS`
 # announces the time limit, so that scancel and preemption (SIGTERM) are told apart from it.
 set -uo pipefail
+{  # Bash reads the whole block first, so that the file may change while a job runs.
 if [ $# -lt 3 ]; then
     echo "usage: $0 SECONDS EXIT_CODE COMMAND...   # EXIT_CODE: that of a stopped command" >&2
     exit 2
@@ -49,3 +50,4 @@ fi
 echo "time limit of attempt $attempts: requeueing job $job"
 scontrol requeue "$job" || exit 1
 exit "$code"
+}
