@@ -3,6 +3,7 @@
 # tools/slurm_train.sh and tools/slurm_suite.sh submit it. `sbatch --signal=B:USR1@SECONDS`
 # announces the time limit, so that scancel and preemption (SIGTERM) are told apart from it.
 set -uo pipefail
+{  # Bash reads the whole block first, so that the file may change while a job runs.
 if [ $# -lt 3 ]; then
     echo "usage: $0 SECONDS EXIT_CODE COMMAND...   # EXIT_CODE: that of a stopped command" >&2
     exit 2
@@ -25,15 +26,20 @@ stop() {
 }
 trap 'stop "$1"' USR1
 trap 'is_late=1' ALRM
+trap : TERM  # an ignored signal would be ignored by the command, too
 "$@" &
 command=$!
-trap '' TERM  # scancel and preemption signal the command, too, whose exit code counts
+trap '' TERM  # scancel and preemption signal the command, whose exit code counts
 while [ -n "$is_trapped" ] && [ -z "$is_late" ]; do
     is_trapped=''
     wait "$command"
     code=$?
 done
-if [ -z "$is_near" ] || [ -z "$is_late$([ "$code" = "$stopped" ] && echo 1)" ]; then
+case $code in
+    "$stopped" | 143) is_stopped=1 ;;  # 143: SIGTERM before the command could handle it
+    *) is_stopped=$is_late ;;
+esac
+if [ -z "$is_near" ] || [ -z "$is_stopped" ]; then
     exit "$code"
 fi
 if [ "$attempts" -ge "${MAX_ATTEMPTS:-100}" ]; then
@@ -44,3 +50,4 @@ fi
 echo "time limit of attempt $attempts: requeueing job $job"
 scontrol requeue "$job" || exit 1
 exit "$code"
+}

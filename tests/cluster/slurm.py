@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'srun', 'scontrol', 'scancel', 'squeue')
@@ -191,12 +192,15 @@ class Slurm:
 
     def wait_for_restart(self, job, number):
         """Wait until a job runs for the given time again."""
-        wait_until(
-            lambda: (
-                (self.job(job)['Restarts'], self.job(job)['JobState']) == (str(number), 'RUNNING')
-            ),
-            lambda: f'restart {number} of {self.job(job)}',
-        )
+
+        def has_state(*states):
+            fields = self.job(job)
+            return fields['Restarts'] == str(number) and fields['JobState'] in states
+
+        what = partial(self.job, job)
+        wait_until(lambda: has_state('PENDING', 'RUNNING'), what)
+        self.run('scontrol', 'update', f'JobId={job}', 'TimeLimit=60')  # `end_soon` changed it
+        wait_until(lambda: has_state('RUNNING'), what)
 
     def _start(self, *command, name=None):
         name = name or command[0]

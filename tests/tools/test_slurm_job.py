@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / 'tools' / 'slurm_job.sh'
-STOPPED = 143
+STOPPED = 7
 
 
 @pytest.fixture
@@ -72,6 +72,13 @@ def test_job_near_its_time_limit_is_requeued(job, tmp_path, variables, name):
     process.send_signal(signal.SIGUSR1)
     assert process.wait(60) == STOPPED
     assert calls(tmp_path) == [f'scontrol requeue {name}']
+
+
+def test_command_that_cannot_handle_the_signal_yet_is_requeued(job, tmp_path):
+    process = job(128 + signal.SIGTERM)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert calls(tmp_path) == ['scontrol requeue 17']
 
 
 def test_tasks_of_srun_are_signaled_by_slurm(job, tmp_path):
