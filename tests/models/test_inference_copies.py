@@ -238,7 +238,7 @@ def failing(network, images):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'run'), [(Broken, run), (Depending, run), (nn.Sequential, failing)], ids=str
+    ('kind', 'run'), [(Broken, run), (Depending, run), (nn.Sequential, failing)]
 )
 def test_failures_are_warned_of_and_the_network_is_used(kind, run, monkeypatch):
     logged = []
