@@ -214,7 +214,7 @@ class SuiteStore:
         if suite is not None:
             self._create_table(_SuiteRow)
             self.check_suite(suite, runs)
-            self._transaction(lambda session: session.merge(_SuiteRow(name=suite)) and None)
+            self._add(lambda session: session.merge(_SuiteRow(name=suite)))
         columns = sa.select(_Row.name, _Row.seed, _Row.settings)
         rows = self._transaction(lambda session: session.execute(columns).all())
         known = {(name, seed): text for name, seed, text in rows}
@@ -237,14 +237,9 @@ class SuiteStore:
             for position, run in enumerate(runs)
             if (run.name, run.seed) not in known
         ]  # fmt: skip
-        try:
-            self._transaction(lambda session: session.add_all(_Row(**row) for row in new))
-        except ValueError as error:
-            # Another worker, or a first attempt without confirmation, has just added them.
-            if isinstance(error.__cause__, IntegrityError):
-                return self.register(runs, settings)
-            raise
-        return len(new)
+        if self._add(lambda session: session.add_all(_Row(**row) for row in new)):
+            return len(new)
+        return self.register(runs, settings)
 
     def states(self, retry: bool = True) -> list[RunState]:
         """Return the states of all runs, in the order of the suite.
@@ -383,7 +378,12 @@ class SuiteStore:
         return tuple(found) == (state, worker)
 
     def size_error(self, run: RunState, result: bytes) -> str | None:
-        """Return an error if a result is too large for a statement of MySQL or MariaDB."""
+        """Return an error if a result is too large for a statement of MySQL or MariaDB.
+
+        Args:
+            run: State of the run.
+            result: The largest value of :meth:`finish`.
+        """
         if self.engine.dialect.name not in ('mysql', 'mariadb'):
             return None
         packet = sa.text('SELECT @@max_allowed_packet')
@@ -459,6 +459,19 @@ class SuiteStore:
             lambda session: cast(sa.CursorResult, session.execute(statement)).rowcount
         )
 
+    def _add(self, function: Callable[[Session], Any]) -> bool:
+        """Add rows; false, without effect, if another worker has just added one of them.
+
+        This worker may have added them itself, if the confirmation was lost.
+        """
+        try:
+            self._transaction(function)
+        except ValueError as error:
+            if isinstance(error.__cause__, IntegrityError):
+                return False
+            raise
+        return True
+
     def _transaction(self, function: Callable[[Session], T], retry: bool = True) -> T:
         def transaction() -> T:
             with Session(self.engine) as session, session.begin():
@@ -472,9 +485,6 @@ def _owned_by(worker: str) -> tuple[Any, ...]:
 
 
 def _replace_summary(session: Session, name: str, seed: int, summary: Mapping[str, bytes]) -> None:
-    if not summary:
-        return
-    old = sa.delete(_SummaryRow).where(_SummaryRow.name == name, _SummaryRow.seed == seed)
-    session.execute(old)
-    rows = [dict(part=part, name=name, seed=seed, content=one) for part, one in summary.items()]
-    session.execute(sa.insert(_SummaryRow), rows)
+    # Reads by primary key: a DELETE by name would lock the rows of all runs in MySQL.
+    for part, content in summary.items():
+        session.merge(_SummaryRow(part=part, name=name, seed=seed, content=content))
