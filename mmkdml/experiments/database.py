@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
 
 from mmkdml.console import in_words
+from mmkdml.experiments.database_errors import (
+    ERRORS,
+    advice_for,
+    cause_of,
+    is_transient,
+    without_passwords,
+)
 
 LOCK_SECONDS = 60.0
 CONNECT_SECONDS = 10
@@ -23,25 +27,6 @@ STATEMENT_SECONDS = 60
 RETRY_SECONDS = 600.0
 _STOP_SECONDS = 5.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 10.0
-# Includes missing drivers, invalid URLs and values whose type differs from their column's.
-_ERRORS: tuple[type[BaseException], ...] = (
-    SQLAlchemyError, ImportError, MemoryError, OSError, OverflowError, TypeError, ValueError
-)  # fmt: skip
-# SQLSTATE: connection lost, rolled back, too many connections, lock, canceled, shut down.
-_STATES = ('08', '40', '53300', '55P03', '57014', '57P0')
-# MySQL and MariaDB: connections (1040 to 1927, 2002 to 4031), locks (1205, 1213), time-outs.
-_CODES = {
-    1040, 1053, 1077, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1317, 1927, 1969, 2002, 2003, 2006,
-    2013, 2055, 3024, 4031,
-}  # fmt: skip
-_MYSQL = ('mysql', 'mariadb')
-# libpq reports errors of connecting without SQLSTATE; these do not pass by themselves.
-_PERMANENT = re.compile(
-    'password|authentication|does not exist|pg_hba|[Pp]ermission denied|certificate|support SSL|'
-    'invalid (connection|integer|port|URI|dsn|sslmode)'
-)
-_UNKNOWN_HOST = re.compile('translate host|resolve|[Nn]ame or service|nodename|name resolution')
-_SECRET = re.compile('pass|pwd|secret|token|odbc_connect', re.IGNORECASE)
 _TIMEOUTS: dict[str, dict[str, int]] = {
     **dict.fromkeys(
         ('psycopg', 'psycopg2'),
@@ -94,10 +79,10 @@ class Database:
         self,
         url: str,
         lock_seconds: float = LOCK_SECONDS,
-        errors: tuple[type[BaseException], ...] = _ERRORS,
+        errors: tuple[type[BaseException], ...] = ERRORS,
     ) -> None:
-        self.url, self._secrets = _without_passwords(url)
-        self._lock_seconds, self._errors, self._backend = lock_seconds, _ERRORS, ''
+        self.url, self._secrets = without_passwords(url)
+        self._lock_seconds, self._errors, self._backend = lock_seconds, ERRORS, ''
         self.engine: Engine | None = None
         self.retry_seconds = 0.0
         self.stop = threading.Event()
@@ -175,7 +160,7 @@ class Database:
             try:
                 result = self._call_in_thread(function)
             except Exception as error:
-                if not self._is_transient(error):
+                if not is_transient(error, self._backend, self._has_connected):
                     raise
                 now = time.monotonic()
                 start = now if start is None else start
@@ -240,28 +225,8 @@ class Database:
         if lost is not None:
             self.log(f'database is back after {in_words(self.back_since - lost)}')
 
-    def _is_transient(self, error: BaseException) -> bool:
-        error = _cause(error)
-        if isinstance(error, (TimeoutError, ConnectionError, sa.exc.TimeoutError)):
-            return True
-        if not isinstance(error, DBAPIError):
-            return False
-        reason = str(error.orig)
-        if self._backend == 'sqlite':
-            return isinstance(error, OperationalError) and 'locked' in reason
-        if _UNKNOWN_HOST.search(reason):  # before the first connection, an error in the URL
-            return self._has_connected
-        if self._backend in _MYSQL:
-            return _code(error) in _CODES
-        state = getattr(error.orig, 'sqlstate', None) or getattr(error.orig, 'pgcode', None)
-        if self._backend == 'postgresql' and not error.connection_invalidated:
-            if state:
-                return str(state).startswith(_STATES)
-            return isinstance(error, OperationalError) and not _PERMANENT.search(reason)
-        return error.connection_invalidated
-
     def _reason(self, error: BaseException) -> str:
-        error = _cause(error)
+        error = cause_of(error)
         return self.hide(' '.join(str(getattr(error, 'orig', None) or error).split()))
 
     def hide(self, text: str) -> str:
@@ -278,66 +243,15 @@ class Database:
         except UnavailableError:
             raise
         except Exception as error:
-            cause = _cause(error)
-            is_transient = self._is_transient(error)
-            if not (is_transient or isinstance(cause, self._errors)):
+            cause = cause_of(error)
+            passes = is_transient(error, self._backend, self._has_connected)
+            if not (passes or isinstance(cause, self._errors)):
                 raise
-            kind = UnavailableError if is_transient else ValueError
-            advice = self._advice(cause, self._reason(error), is_transient)
+            kind = UnavailableError if passes else ValueError
+            advice = advice_for(cause, self._backend, passes)
             reason = self._reason(error).rstrip('.')
-            is_limit = is_transient and seconds and not self.stop.is_set()
+            is_limit = passes and seconds and not self.stop.is_set()
             retried = f' (retried for {in_words(seconds)})' if is_limit else ''
             raise kind(
                 f'Cannot access the database {self.url}: {reason}{retried}. {advice}'
             ) from cause
-
-    def _advice(self, error: BaseException, reason: str, is_transient: bool) -> str:
-        is_sqlite = self.url.startswith('sqlite')
-        if isinstance(error, OperationalError) and 'locked' in reason:
-            return 'Close the other program that has locked it, and resume'
-        if is_transient:
-            return (
-                'Check that its server is running and reachable, and resume: checkpoints and '
-                'results that are not recorded yet are kept in the folders of the runs'
-            )
-        if isinstance(error, OperationalError) and 'full' in reason:
-            return 'Free some space and resume; finished runs are kept'
-        if isinstance(error, DatabaseError) and is_sqlite:
-            advice = (
-                'Move the file away and run the suite again: finished trainings are found in '
-                'their folders and only tested again'
-            )
-            if 'I/O' in reason:  # SQLite's error for a quota and a limit on file sizes
-                advice = f'Resume when disk, quota and limits allow it. If they do: {advice}'
-            return advice
-        if _code(error) == 1153:
-            return 'Increase max_allowed_packet of the server, and resume'
-        return 'Check the URL, the driver, the password and your permissions'
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return the database's error that another library has wrapped."""
-    inner = error.__cause__
-    is_wrapper = isinstance(inner, SQLAlchemyError) and not isinstance(error, SQLAlchemyError)
-    return inner if inner is not None and is_wrapper else error
-
-
-def _code(error: BaseException) -> Any:
-    arguments = getattr(getattr(error, 'orig', None), 'args', ())
-    return arguments[0] if arguments else None
-
-
-def _without_passwords(url: str) -> tuple[str, list[str]]:
-    """Return a URL for messages, and its secret parts, longest first."""
-    secrets = set()
-    hidden = url
-    if match := re.match(r'[^:/]+://[^:/@]*:(.*)@', url):
-        secrets.add(match[1])
-        hidden = f'{url[: match.start(1)]}***{url[match.end(1) :]}'
-    for match in re.finditer(r'[?&]([^=&]*)=([^&]*)', hidden):
-        if _SECRET.search(match[1]) and not match[1].endswith('file'):
-            secrets.add(match[2])
-    secrets |= {unquote(secret) for secret in secrets}
-    for secret in sorted(secrets, key=len, reverse=True):
-        hidden = re.sub(rf'(?<==){re.escape(secret)}', '***', hidden)
-    return hidden, sorted(filter(None, secrets), key=len, reverse=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from mariadb import MariaDB
 from postgresql import PASSWORD, PostgreSQL
 from suite_worker import HOLD
 
-from mmkdml.experiments import SuiteStore
+from mmkdml.experiments import RunSpec, SuiteStore
 
 SCRIPT = Path(__file__).with_name('suite_worker.py')
 PACKAGES = {PostgreSQL: 'postgresql', MariaDB: 'mariadb-server'}
@@ -204,3 +205,28 @@ def test_password_of_the_environment_and_of_a_file(server, tmp_path, monkeypatch
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             assert SuiteStore(url).states() == []
+
+
+def test_summaries_of_concurrent_workers_are_stored_without_deadlocks(server, workers):
+    runs = [RunSpec(f'run_{number}', seed, 'c') for seed in (0, 1) for number in range(12)]
+    store, lines = SuiteStore(workers.url), []
+    store.register(runs, {run.name: '' for run in runs}, 'suite')
+    expected = {(run.name, run.seed): run.key.encode() for run in runs}
+
+    def finish(worker):
+        own = SuiteStore(workers.url, retry_seconds=60, log=lines.append)
+        for run in own.states():
+            content = expected[run.name, run.seed]
+            if own.claim(run, worker, 0.0):
+                assert own.finish(run, worker, b'result', 1.0, {'one': content, 'two': b'2'})
+        own.engine.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(finish, 'abcd'))
+    assert lines == []
+    assert store.summaries('one') == expected
+    some = [('run_3', 1), ('run_11', 0)]
+    assert store.summaries('one', some) == {key: expected[key] for key in some}
+    store.add_summaries({some[0]: {'one': b'new'}})
+    assert store.summaries('one', some[:1]) == {some[0]: b'new'}
+    store.engine.dispose()

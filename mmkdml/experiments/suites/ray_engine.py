@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mmkdml.statistics.records import RUNNING, WAITING
 MAX_RETRIES = 10
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 1.0
+_CONNECT_SECONDS = 10.0
 
 
 def run_on_ray(
@@ -42,7 +44,8 @@ def run_on_ray(
         suite: The suite.
         store: Its database, which records states and results as with other workers.
         address: Address of a Ray cluster, ``'auto'`` for the one of this machine. Default: as in
-            ``ray.init``, i.e., ``RAY_ADDRESS``, a cluster of this machine, or a new local one.
+            ``ray.init``, i.e., ``RAY_ADDRESS``, a cluster of this machine, or a new local one. Not
+            used if Ray is initialized.
         processes: Number of processes of each run, on one node.
         cpus: CPU cores of each run. Default: one per process.
         gpus: GPUs of each run; a fraction lets runs share one. Default: one per process if the
@@ -60,8 +63,12 @@ def run_on_ray(
     # A run without GPUs must not see those of others.
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '1')
     register_suite(suite, store, retry)
+    unfinished = {(run.name, run.seed) for run in store.states() if run.state in (WAITING, RUNNING)}
+    if not unfinished:
+        return
     is_own = not ray.is_initialized()
     if is_own:
+        _check_address(address or os.environ.get('RAY_ADDRESS', ''))
         ray.init(address=address)
     cpus = processes if cpus is None else cpus
     if gpus is None:
@@ -69,18 +76,18 @@ def run_on_ray(
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=MAX_RETRIES)(_execute)
     url = store.engine.url.render_as_string(hide_password=False)
     suite = replace(suite, work_dir=suite.work_dir.resolve())
-    unfinished = {(run.name, run.seed) for run in store.states() if run.state in (WAITING, RUNNING)}
     tasks: dict[tuple[str, int], Any] = {}
-    for run in suite.runs:  # teachers come first
-        if (run.name, run.seed) in unfinished:
-            needed = [tasks[name, run.seed] for name in run.teachers if (name, run.seed) in tasks]
-            tasks[run.name, run.seed] = task.options(name=run.key).remote(
-                replace(suite, runs=(run,)), url, processes, Path.cwd(), *needed
-            )
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    left = list(tasks.values())
+    left: list[Any] = []
     display = SuiteDisplay(suite, store)
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        for run in suite.runs:  # teachers come first
+            if (run.name, run.seed) in unfinished:
+                needed = [tasks[one, run.seed] for one in run.teachers if (one, run.seed) in tasks]
+                tasks[run.name, run.seed] = task.options(name=run.key).remote(
+                    replace(suite, runs=(run,)), url, processes, Path.cwd(), *needed
+                )
+                left.append(tasks[run.name, run.seed])
         with display:
             while left:
                 done, left = ray.wait(left, timeout=_POLL_SECONDS)
@@ -93,11 +100,26 @@ def run_on_ray(
             ray.wait(left, num_returns=len(left), timeout=_STOP_SECONDS)
         if isinstance(cause := getattr(error, 'cause', None), ValueError):  # of a task
             raise ValueError(str(cause)) from error
+        if isinstance(error, ray.exceptions.RayError) and cause is None:
+            raise ValueError(f'Ray could not execute a run: {error}. Fix it and resume') from error
         raise
     finally:
         signal.signal(signal.SIGTERM, handler)
         if is_own:
             ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Check that a cluster can be reached, because Ray itself tries for minutes."""
+    host, _, port = address.rpartition('://')[2].rpartition(':')
+    if port.isdecimal():
+        try:
+            socket.create_connection((host.strip('[]'), int(port)), _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ConnectionError(
+                f'Cannot reach the Ray cluster {address}: {error}. Check --address or RAY_ADDRESS, '
+                'and that its head node is running'
+            ) from error
 
 
 def _execute(suite: Suite, url: str, processes: int, folder: Path, *teachers: None) -> None:

@@ -12,12 +12,14 @@ import math
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mmkdml.experiments.run_spec import run_key
 from mmkdml.experiments.suites.serialization import deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.files import json_text
@@ -95,7 +97,8 @@ class Summaries:
         if store.has_summaries():
             for key, content in store.summaries(_part(SCORES)).items():
                 if key in self._places:
-                    self._heads[key] = _content(content)
+                    with suppress(zlib.error, ValueError):  # damaged: replaced below
+                        self._heads[key] = _content(content)
         self._fill([key for key in self._keys if key not in self._heads])
 
     def _fill(self, missing: Sequence[Key]) -> None:
@@ -106,10 +109,14 @@ class Summaries:
                     found[key] = summary
                     self._heads[key] = _content(summary[_part(SCORES)])
             try:
-                self._store.add_summaries(found)
+                # Do not wait for the lock of a database again.
+                if found and not self._unsaved:
+                    self._store.add_summaries(found)
+                    continue
             except ValueError:  # read-only: they are computed again by the next command
-                for key, summary in found.items():
-                    self._unsaved |= {(part, key): one for part, one in summary.items()}
+                pass
+            for key, summary in found.items():
+                self._unsaved |= {(part, key): one for part, one in summary.items()}
 
     def result(self, key: Key) -> Result:
         """Load the complete result of a run."""
@@ -207,7 +214,13 @@ class Summaries:
         def load() -> dict[Key, bytes]:
             return self._store.summaries(name, self._keys[place * _CHUNK : (place + 1) * _CHUNK])
 
-        return _kept(self._chunks, (name, place), load, 8)[key]
+        chunk = _kept(self._chunks, (name, place), load, 8)
+        if key not in chunk:
+            raise ValueError(
+                f'{self._store.url}: the summary of {run_key(*key)} has no part {name}. Run the '
+                'command again'
+            )
+        return chunk[key]
 
 
 def _kept(kept: OrderedDict[Any, Any], key: Any, load: Callable[[], Any], most: int) -> Any:

@@ -257,8 +257,9 @@ class Worker:
 
     def _start(self, content: Mapping[str, Any], folder: Path) -> tuple[subprocess.Popen, int]:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_content(folder, content)
+        # First, so that the result of an earlier attempt is never taken for that of this one.
         (folder / RESULT).unlink(missing_ok=True)
+        _write_content(folder, content)
         command = [sys.executable]
         if self.processes > 1:
             count = f'--nproc_per_node={self.processes}'
@@ -312,12 +313,13 @@ class Worker:
             self._fail(run, f'{folder / RESULT}: {problem}')
             return
         try:
-            if error_of_size := self.store.size_error(run, content):
+            summary = summarize_result(*parsed)
+            # The driver may insert all parts of the summary by one statement.
+            largest = max(content, b''.join(summary.values()), key=len)
+            if error_of_size := self.store.size_error(run, largest):
                 self._fail(run, error_of_size)
                 return
-            is_recorded = self.store.finish(
-                run, self.name, content, seconds, summarize_result(*parsed)
-            )
+            is_recorded = self.store.finish(run, self.name, content, seconds, summary)
         except UnavailableError:
             self.display.note(f'{run.key} finished, but is not recorded yet: {folder / RESULT}')
             raise

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from dataclasses import replace
 
@@ -72,9 +73,10 @@ def test_run_of_a_lost_process_is_executed_again(make_suite, run, wait_for):
     executed = suite.work_dir / 'lost/seed_0/executed'
 
     def kill():
-        wait_for(executed.exists)
+        wait_for(lambda: executed.exists() and executed.read_text())
         name = store.states()[0].worker
         os.kill(int(name.rpartition('#')[2].partition('.')[0]), signal.SIGKILL)
+        os.kill(int(executed.read_text().split()[0]), signal.SIGKILL)  # before its result
         executed.with_name('go').touch()
 
     thread = threading.Thread(target=kill)
@@ -102,6 +104,33 @@ def test_signals_stop_and_release_all_runs(make_suite, run, wait_for, number):
         run(suite, store)
     thread.join()
     assert list(states(store).values()) == [WAITING] * 3
+
+
+@pytest.fixture
+def no_ray(make_suite, monkeypatch):
+    """A suite whose runs must not be executed."""
+    ray = pytest.importorskip('ray')
+    monkeypatch.setattr(ray_engine, 'register_suite', lambda *_: None)
+    monkeypatch.setattr(ray, 'is_initialized', lambda: False)
+    monkeypatch.setattr(ray, 'init', lambda **_: pytest.fail('Ray was started'))
+    return make_suite({'a': PLAIN})
+
+
+@pytest.mark.parametrize('scheme', ['', 'ray://'])
+def test_cluster_that_cannot_be_reached_raises_at_once(no_ray, monkeypatch, scheme):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        address = f'{scheme}127.0.0.1:{server.getsockname()[1]}'
+    with pytest.raises(ConnectionError, match=address):
+        run_on_ray(*no_ray, address)
+    monkeypatch.setenv('RAY_ADDRESS', address)
+    with pytest.raises(ConnectionError, match=address):
+        run_on_ray(*no_ray)
+
+
+def test_finished_suite_starts_no_cluster(no_ray):
+    suite, store = no_ray
+    store.mark_blocked(store.states()[0], 'failed')
+    run_on_ray(suite, store)
 
 
 def test_errors_of_tasks_are_raised(make_suite, run, monkeypatch):

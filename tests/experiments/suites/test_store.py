@@ -253,6 +253,20 @@ def test_two_suites_in_one_database_are_refused(store):
     assert len(store.states()) == 3
 
 
+def test_suite_whose_workers_start_at_the_same_time_is_added_once(tmp_path):
+    store, other = (SuiteStore.in_folder(tmp_path) for _ in range(2))
+    added = []
+    event.listen(
+        Session,
+        'before_flush',
+        lambda *_: added.append(other.register(RUNS, SETTINGS, 'mine')),
+        once=True,
+    )
+    assert store.register(RUNS, SETTINGS, 'mine') == 0
+    assert added == [3]
+    store.check_suite('mine', [RunSpec('another', 0, 'c')])
+
+
 def test_suite_continues_runs_that_it_shares_with_another(store):
     store.register(RUNS, SETTINGS, 'mine')
     more = [*RUNS, RunSpec('another', 0, 'c')]

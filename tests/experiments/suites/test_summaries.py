@@ -111,7 +111,8 @@ def test_result_without_its_run_leaves_no_summary(make):
     before = store.summaries('1/scores')
     assert len(before) == 4
     state = store.states()[0]
-    assert not store.finish(state, 'w', b'other', 1.0, {'1/scores': b'other'})
+    assert not store.finish(state, 'another', b'other', 1.0, {'1/scores': b'other'})
+    assert store.finish(state, 'w', b'other', 1.0, {'1/scores': b'other'})  # recorded before
     assert store.summaries('1/scores') == before
     assert list(store.summaries('1/scores', [('b', 1)])) == [('b', 1)]
 

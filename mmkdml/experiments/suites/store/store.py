@@ -1,21 +1,19 @@
-"""Database of a suite: one row per run, in any database that SQLAlchemy supports."""
+"""States and results of a suite in its database: claims, heartbeats, results and failures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import sqlalchemy as sa
-from pydantic import FiniteFloat, TypeAdapter
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session
 
 from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.commands import tool_command
-from mmkdml.experiments.database import LOCK_SECONDS, Database
-from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, run_key, settings_changes
+from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, settings_changes
+from mmkdml.experiments.suites.store.rows import STATE, RunRow, RunState, SuiteRow
+from mmkdml.experiments.suites.store.summaries import SummaryStore, replace_summary
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 DATABASE = 'suite.db'
@@ -24,83 +22,9 @@ BLOCKED = 'its teacher '  # beginning of the error of a run whose teacher failed
 _ERROR_CHARACTERS = 10_000
 # Bytes that MySQL's drivers escape.
 _ESCAPED = [bytes([code]) for code in b'\0\n\r\x1a\'"\\']
-T = TypeVar('T')
 
 
-class _Base(DeclarativeBase):
-    pass
-
-
-class _Row(_Base):
-    __tablename__ = 'runs'
-
-    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
-    seed: Mapped[int] = mapped_column(primary_key=True)
-    position: Mapped[int]
-    teacher: Mapped[str | None] = mapped_column(sa.String(200))
-    settings: Mapped[str] = mapped_column(sa.Text)
-    state: Mapped[str] = mapped_column(sa.String(10), index=True)
-    worker: Mapped[str | None] = mapped_column(sa.String(200))
-    heartbeat: Mapped[int] = mapped_column('beat', default=0)
-    started: Mapped[float | None]
-    seconds: Mapped[float | None]
-    error: Mapped[str | None] = mapped_column(sa.Text)
-    result: Mapped[bytes | None] = mapped_column(sa.LargeBinary(1 << 30), deferred=True)
-
-
-class _SuiteRow(_Base):
-    __tablename__ = 'suites'
-
-    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
-
-
-class _SummaryRow(_Base):
-    """Part of a result in a form that is read faster, see :mod:`~.suites.summaries`."""
-
-    __tablename__ = 'summaries'
-
-    part: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
-    seed: Mapped[int] = mapped_column(primary_key=True)
-    content: Mapped[bytes] = mapped_column(sa.LargeBinary(1 << 30))
-
-
-@dataclass(frozen=True)
-class RunState:
-    """State of a run in the database, without its result.
-
-    Attributes:
-        name: Name of the run.
-        seed: Random seed.
-        teacher: Name of the run that must be done first, if any.
-        state: ``waiting``, ``running``, ``done`` or ``failed``.
-        worker: Worker that claimed the run, ``<host>#<process id>.<token>``.
-        heartbeat: Counter that the worker increments while the run is being executed.
-        started: Unix time at which the worker claimed the run, by its own clock.
-        seconds: Duration of a finished run.
-        error: Failure reason of a failed run.
-    """
-
-    name: str
-    seed: int
-    teacher: str | None
-    state: str
-    worker: str | None
-    heartbeat: int
-    started: FiniteFloat | None
-    seconds: FiniteFloat | None
-    error: str | None
-
-    @property
-    def key(self) -> str:
-        """``<name>/seed_<seed>``."""
-        return run_key(self.name, self.seed)
-
-
-_STATE = TypeAdapter(RunState)
-
-
-class SuiteStore:
+class SuiteStore(SummaryStore):
     """State and results of a suite's runs. Each change is one transaction.
 
     Args:
@@ -117,32 +41,6 @@ class SuiteStore:
         ValueError: From the constructor and all methods, if the database is not accessible, locked
             by another program, corrupt or read-only.
     """
-
-    def __init__(
-        self,
-        url: str,
-        lock_seconds: float = LOCK_SECONDS,
-        retry_seconds: float = 0,
-        log: Callable[[str], None] = print,
-    ) -> None:
-        self.database = Database(url, lock_seconds)
-        self.database.retry_seconds, self.database.log = retry_seconds, log
-        self.url = self.database.url
-        self.engine = self.database.create_engine(url)
-        self._create_table(_Row)
-
-    def _create_table(self, row: type[_Base]) -> None:
-        def create() -> None:
-            tables = [cast(sa.Table, row.__table__)]
-            try:
-                _Base.metadata.create_all(self.engine, tables)
-            except DBAPIError as error:
-                if error.connection_invalidated:
-                    raise
-                # Another worker created it between check and creation.
-                _Base.metadata.create_all(self.engine, tables)
-
-        self.database.call(create)
 
     @classmethod
     def in_folder(
@@ -179,9 +77,9 @@ class SuiteStore:
         """
 
         def stored(session: Session) -> tuple[Sequence[str], set[tuple[str, int]]]:
-            has_names = sa.inspect(session.connection()).has_table(_SuiteRow.__tablename__)
-            names = session.scalars(sa.select(_SuiteRow.name)).all() if has_names else ()
-            keys = session.execute(sa.select(_Row.name, _Row.seed))
+            has_names = sa.inspect(session.connection()).has_table(SuiteRow.__tablename__)
+            names = session.scalars(sa.select(SuiteRow.name)).all() if has_names else ()
+            keys = session.execute(sa.select(RunRow.name, RunRow.seed))
             return names, {(run, seed) for run, seed in keys}
 
         names, keys = self._transaction(stored)
@@ -212,10 +110,10 @@ class SuiteStore:
                 differences. If the database holds another suite.
         """
         if suite is not None:
-            self._create_table(_SuiteRow)
+            self._create_table(SuiteRow)
             self.check_suite(suite, runs)
-            self._transaction(lambda session: session.merge(_SuiteRow(name=suite)) and None)
-        columns = sa.select(_Row.name, _Row.seed, _Row.settings)
+            self._add(lambda session: session.merge(SuiteRow(name=suite)))
+        columns = sa.select(RunRow.name, RunRow.seed, RunRow.settings)
         rows = self._transaction(lambda session: session.execute(columns).all())
         known = {(name, seed): text for name, seed, text in rows}
         for run in runs:
@@ -229,7 +127,7 @@ class SuiteStore:
                 )
             # Replace a text of an earlier version, or one from before the data existed.
             if before != now and has_data_hashes(now):
-                row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
+                row = sa.update(RunRow).where(RunRow.name == run.name, RunRow.seed == run.seed)
                 self._execute(row.values(settings=now))
         new = [
             dict(name=run.name, seed=run.seed, position=position, teacher=run.teacher,
@@ -237,14 +135,9 @@ class SuiteStore:
             for position, run in enumerate(runs)
             if (run.name, run.seed) not in known
         ]  # fmt: skip
-        try:
-            self._transaction(lambda session: session.add_all(_Row(**row) for row in new))
-        except ValueError as error:
-            # Another worker, or a first attempt without confirmation, has just added them.
-            if isinstance(error.__cause__, IntegrityError):
-                return self.register(runs, settings)
-            raise
-        return len(new)
+        if self._add(lambda session: session.add_all(RunRow(**row) for row in new)):
+            return len(new)
+        return self.register(runs, settings)
 
     def states(self, retry: bool = True) -> list[RunState]:
         """Return the states of all runs, in the order of the suite.
@@ -253,20 +146,20 @@ class SuiteStore:
             retry: Wait for a database that is away.
         """
         fields = list(RunState.__dataclass_fields__)
-        columns = sa.select(*(getattr(_Row, name) for name in fields))
-        statement = columns.order_by(_Row.position, _Row.name, _Row.seed)
+        columns = sa.select(*(getattr(RunRow, name) for name in fields))
+        statement = columns.order_by(RunRow.position, RunRow.name, RunRow.seed)
         rows = self._transaction(lambda session: session.execute(statement).all(), retry)
         try:
-            return [_STATE.validate_python(row._asdict()) for row in rows]
+            return [STATE.validate_python(row._asdict()) for row in rows]
         except ValueError as error:
             raise ValueError(f'Invalid row in {self.url}: {error}') from error
 
     def settings(self) -> dict[str, str]:
         """Return the settings text of each run by name."""
-        first = sa.select(_Row.name, sa.func.min(_Row.seed).label('seed')).group_by(_Row.name)
+        first = sa.select(RunRow.name, sa.func.min(RunRow.seed).label('seed')).group_by(RunRow.name)
         of_first = first.subquery()
-        statement = sa.select(_Row.name, _Row.settings).join(
-            of_first, (_Row.name == of_first.c.name) & (_Row.seed == of_first.c.seed)
+        statement = sa.select(RunRow.name, RunRow.settings).join(
+            of_first, (RunRow.name == of_first.c.name) & (RunRow.seed == of_first.c.seed)
         )
         rows = self._transaction(lambda session: session.execute(statement).all())
         return {str(name): text for name, text in rows}
@@ -286,14 +179,14 @@ class SuiteStore:
         """
         return self._change(
             run,
-            (_Row.state == run.state, _Row.worker.is_not_distinct_from(run.worker),
-             _Row.heartbeat == run.heartbeat),
+            (RunRow.state == run.state, RunRow.worker.is_not_distinct_from(run.worker),
+             RunRow.heartbeat == run.heartbeat),
             state=RUNNING, worker=worker, heartbeat=run.heartbeat + 1, started=now, error=None,
         )  # fmt: skip
 
     def record_heartbeat(self, run: RunState, worker: str) -> bool:
         """Increment the heartbeat; false if the worker does not own the run any more."""
-        return self._change(run, _owned_by(worker), heartbeat=_Row.heartbeat + 1)
+        return self._change(run, _owned_by(worker), heartbeat=RunRow.heartbeat + 1)
 
     def finish(
         self,
@@ -316,7 +209,7 @@ class SuiteStore:
         Returns:
             False, without effect, if another worker owns the run.
         """
-        row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed)
+        row = sa.update(RunRow).where(RunRow.name == run.name, RunRow.seed == run.seed)
         done = row.where(*_owned_by(worker)).values(
             state=DONE, result=result, seconds=seconds, error=None
         )
@@ -326,48 +219,10 @@ class SuiteStore:
         def store(session: Session) -> bool:
             if cast(sa.CursorResult, session.execute(done)).rowcount != 1:
                 return False
-            _replace_summary(session, run.name, run.seed, summary or {})
+            replace_summary(session, run.name, run.seed, summary or {})
             return True
 
         return self._transaction(store) or self._is_in_state(run, worker, DONE)
-
-    def has_summaries(self, create: bool = False) -> bool:
-        """Return whether the database has a table of summaries; earlier versions made none.
-
-        Args:
-            create: Create it first.
-        """
-        if create:
-            self._create_table(_SummaryRow)
-        return self._transaction(
-            lambda session: sa.inspect(session.connection()).has_table(_SummaryRow.__tablename__)
-        )
-
-    def summaries(
-        self, part: str, keys: Sequence[tuple[str, int]] | None = None
-    ) -> dict[tuple[str, int], bytes]:
-        """Return a part of the summaries by name and seed, for all runs or some.
-
-        Args:
-            part: Name of the part.
-            keys: Names and seeds, at most a few hundred.
-        """
-        statement = sa.select(_SummaryRow.name, _SummaryRow.seed, _SummaryRow.content)
-        statement = statement.where(_SummaryRow.part == part)
-        if keys is not None:
-            statement = statement.where(sa.tuple_(_SummaryRow.name, _SummaryRow.seed).in_(keys))
-        rows = self._transaction(lambda session: session.execute(statement).all())
-        return {(name, seed): content for name, seed, content in rows}
-
-    def add_summaries(self, summaries: Mapping[tuple[str, int], Mapping[str, bytes]]) -> None:
-        """Replace the summaries of some runs, by name and seed."""
-        self.has_summaries(create=True)
-
-        def add(session: Session) -> None:
-            for (name, seed), summary in summaries.items():
-                _replace_summary(session, name, seed, summary)
-
-        self._transaction(add)
 
     def fail(self, run: RunState, worker: str, error: str) -> bool:
         """Record a failure; false if the worker does not own the run any more."""
@@ -378,12 +233,19 @@ class SuiteStore:
 
     def _is_in_state(self, run: RunState, worker: str, state: str) -> bool:
         """Return whether an earlier attempt, whose confirmation was lost, was successful."""
-        row = sa.select(_Row.state, _Row.worker).where(_Row.name == run.name, _Row.seed == run.seed)
+        row = sa.select(RunRow.state, RunRow.worker).where(
+            RunRow.name == run.name, RunRow.seed == run.seed
+        )
         found = self._transaction(lambda session: session.execute(row).one())
         return tuple(found) == (state, worker)
 
     def size_error(self, run: RunState, result: bytes) -> str | None:
-        """Return an error if a result is too large for a statement of MySQL or MariaDB."""
+        """Return an error if a result is too large for a statement of MySQL or MariaDB.
+
+        Args:
+            run: State of the run.
+            result: The largest value of :meth:`finish`.
+        """
         if self.engine.dialect.name not in ('mysql', 'mariadb'):
             return None
         packet = sa.text('SELECT @@max_allowed_packet')
@@ -405,7 +267,7 @@ class SuiteStore:
 
     def mark_blocked(self, run: RunState, error: str) -> bool:
         """Mark a waiting run as failed because its teacher failed."""
-        return self._change(run, (_Row.state == WAITING,), state=FAILED, error=error)
+        return self._change(run, (RunRow.state == WAITING,), state=FAILED, error=error)
 
     def retry_failed(self, runs: Iterable[RunSpec] | None = None) -> int:
         """Reset failed runs to waiting.
@@ -423,7 +285,7 @@ class SuiteStore:
             if run.state == FAILED and (keys is None or (run.name, run.seed) in keys)
         ]
         for run in failed:
-            self._change(run, (_Row.state == FAILED,), state=WAITING, error=None)
+            self._change(run, (RunRow.state == FAILED,), state=WAITING, error=None)
         return len(failed)
 
     def release_failed(self, runs: Sequence[RunState], worker: str) -> None:
@@ -432,49 +294,27 @@ class SuiteStore:
         Their errors are kept until a worker claims them.
         """
         for run in runs:
-            own = (_Row.state == FAILED, _Row.worker == worker)
+            own = (RunRow.state == FAILED, RunRow.worker == worker)
             self._change(run, own, state=WAITING)
         # If their teachers stay failed, the next worker marks them again.
-        blocked = sa.update(_Row).where(_Row.state == FAILED, _Row.error.startswith(BLOCKED))
+        blocked = sa.update(RunRow).where(RunRow.state == FAILED, RunRow.error.startswith(BLOCKED))
         self._execute(blocked.values(state=WAITING, error=None))
 
     def results(self) -> Iterator[tuple[str, int, bytes]]:
         """Iterate over name, seed and result of all runs that are done."""
-        done = sa.select(_Row.name, _Row.seed).where(_Row.state == DONE)
+        done = sa.select(RunRow.name, RunRow.seed).where(RunRow.state == DONE)
         for name, seed in self._transaction(lambda session: session.execute(done).all()):
             yield name, seed, self.result(name, seed)
 
     def result(self, name: str, seed: int) -> bytes:
         """Return the result of a run; empty if it is not done."""
-        row = sa.select(_Row.result).where(_Row.name == name, _Row.seed == seed)
+        row = sa.select(RunRow.result).where(RunRow.name == name, RunRow.seed == seed)
         return self._transaction(lambda session: session.execute(row).scalar_one()) or b''
 
     def _change(self, run: RunState, conditions: Iterable[Any], **values: Any) -> bool:
-        row = sa.update(_Row).where(_Row.name == run.name, _Row.seed == run.seed, *conditions)
+        row = sa.update(RunRow).where(RunRow.name == run.name, RunRow.seed == run.seed, *conditions)
         return self._execute(row.values(**values)) == 1
-
-    def _execute(self, statement: sa.Update) -> int:
-        """Execute an update in one transaction; returns the number of matched rows."""
-        return self._transaction(
-            lambda session: cast(sa.CursorResult, session.execute(statement)).rowcount
-        )
-
-    def _transaction(self, function: Callable[[Session], T], retry: bool = True) -> T:
-        def transaction() -> T:
-            with Session(self.engine) as session, session.begin():
-                return function(session)
-
-        return self.database.call(transaction, retry)
 
 
 def _owned_by(worker: str) -> tuple[Any, ...]:
-    return (_Row.state == RUNNING, _Row.worker == worker)
-
-
-def _replace_summary(session: Session, name: str, seed: int, summary: Mapping[str, bytes]) -> None:
-    if not summary:
-        return
-    old = sa.delete(_SummaryRow).where(_SummaryRow.name == name, _SummaryRow.seed == seed)
-    session.execute(old)
-    rows = [dict(part=part, name=name, seed=seed, content=one) for part, one in summary.items()]
-    session.execute(sa.insert(_SummaryRow), rows)
+    return (RunRow.state == RUNNING, RunRow.worker == worker)
