@@ -214,7 +214,8 @@ def make_runner(
     runner.register_hook(SafeResumeHook())
     runner.register_hook(StrictWeightsHook())
     runner.register_hook(WatchLoadersHook())
-    runner.register_hook(FusedEvaluationHook())
+    if not any(isinstance(hook, FusedEvaluationHook) for hook in runner.hooks):
+        runner.register_hook(FusedEvaluationHook())
     if not any(isinstance(hook, TransferWeightHook) for hook in runner.hooks):
         runner.register_hook(TransferWeightHook())
     runner.register_hook(ResultsHook())

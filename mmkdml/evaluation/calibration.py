@@ -10,7 +10,14 @@ import pandas as pd
 import torch
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.batches import Batch, batches_of, binned, first_cells, reliability_counts
+from mmkdml.evaluation.batches import (
+    Batch,
+    batches_of,
+    binned,
+    equal_to,
+    first_cells,
+    reliability_counts,
+)
 from mmkdml.evaluation.boxes.matching import MatchedBoxes
 from mmkdml.evaluation.boxes.samples import (
     boxes_by_name,
@@ -141,7 +148,7 @@ class Calibration(BaseMetric):
     def _counts(self, batch: Batch) -> list[dict[tuple[str, str], np.ndarray]]:
         """Return the counts of :meth:`compute_metrics` by region and member for each image."""
         truth = batch.truth()
-        regions = (truth == self.ignore_index).byte().mul_(_IGNORED)
+        regions = equal_to(truth, self.ignore_index).byte().mul_(_IGNORED)
         if batch.size is not None:
             masks = truth.reshape(-1, *batch.size)
             near = near_foreground(masks, self.margin, self.ignore_index).flatten(1)
@@ -183,7 +190,7 @@ def near_foreground(truth: torch.Tensor, margin: int, ignore_index: int = 255) -
     Returns:
         (..., H, W), bool.
     """
-    near = (truth != 0) & (truth != ignore_index)
+    near = (truth != 0) & ~equal_to(truth, ignore_index)
     for axis in (-2, -1):
         reach = 0
         while reach < margin:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
-from mmkdml.evaluation.batches import Batch, batches_of, row_counts
+from mmkdml.evaluation.batches import Batch, batches_of, equal_to, row_counts
 from mmkdml.evaluation.boxes.matching import MatchedBoxes
 from mmkdml.evaluation.boxes.samples import (
     Boxes,
@@ -141,7 +141,7 @@ class Diversity(BaseMetric):
         truth = batch.truth()
         labels = {name: batch.labels(name) for name in names}
         wrong = {name: own != truth for name, own in labels.items()}
-        ignored = (truth == self.ignore_index).byte() * 8
+        ignored = equal_to(truth, self.ignore_index).byte() * 8
         for a, b in combinations(names, 2):
             differ = labels[a] != labels[b]
             events = ignored.add(wrong[a]).add_(wrong[b], alpha=2).add_(differ, alpha=4)

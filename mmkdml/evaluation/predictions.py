@@ -215,7 +215,8 @@ def class_probabilities(scores: Tensor, of_ensemble: bool) -> Tensor:
         return torch.cat([1 - scores, scores], dim=1)
     if of_ensemble:
         return scores / scores.sum(1, keepdim=True)
-    if scores.shape[1] == 2:  # faster than softmax
+    if scores.shape[1] == 2:
         difference = scores[:, 1] - scores[:, 0]
-        return torch.stack([(-difference).sigmoid(), difference.sigmoid()], dim=1)
+        if difference.sum().isfinite():  # sigmoid is faster than softmax, but hides infinity
+            return torch.stack([(-difference).sigmoid(), difference.sigmoid()], dim=1)
     return scores.softmax(1)

@@ -30,9 +30,10 @@ _TIMM_NORM = 'BatchNormAct2d'  # of timm, with dropout and an activation as part
 
 @dataclass
 class _Entry:
-    """Copy of a network: ``pairs`` and ``convolutions`` describe how to make it again."""
+    """Copy of a network: all fields but the last two describe how to make it again."""
 
     network: nn.Module
+    dtype: torch.dtype | None = None
     modules: list[nn.Module] = field(default_factory=list)
     pairs: list[tuple[_ConvNd, Any]] = field(default_factory=list)
     convolutions: list[_ConvNd] = field(default_factory=list)
@@ -50,8 +51,10 @@ class InferenceCopies:
     weights also have its dtype. All other tensors are shared with the network.
     Outputs differ from those of the network by rounding, about 1e-6 in float32.
 
-    A copy is made on first use and again when weights have changed. Copies are not part of the
-    network or its state dict, and are not included when this object is copied or pickled.
+    A copy is made on first use and again when weights have changed, except by operators on
+    ``parameter.data``, which PyTorch does not record: call :meth:`drop` after those. Copies are not
+    part of the network or its state dict, and are not included when this object is copied or
+    pickled.
 
     Args:
         enabled: If False, networks are used as they are.
@@ -67,14 +70,15 @@ class InferenceCopies:
     def drop(self) -> None:
         """Free all copies; call it before attributes of networks change."""
         for entry in self._entries.values():
-            entry.copy = None
+            entry.copy, entry.state = None, []
 
     @torch.compiler.disable
     def of(self, network: nn.Module, run: Run, images: Any) -> nn.Module:
         """Return the copy of a network, or the network if a copy would not be faster.
 
         The network is returned if gradients are enabled, a part of it is in training mode, has
-        forward hooks or is compiled, or no batch normalization can be fused.
+        forward hooks or a replaced ``forward`` or is compiled, or no batch normalization can be
+        fused.
 
         Args:
             network: The network.
@@ -87,7 +91,7 @@ class InferenceCopies:
             return network
         device = images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        entry = self._entries.setdefault((id(network), dtype), _Entry(network))
+        entry = self._entries.setdefault((id(network), dtype), _Entry(network, dtype))
         modules = entry.modules if entry.copy is not None else list(network.modules())
         if not all(map(_is_plain, modules)):
             return network
@@ -103,7 +107,7 @@ class InferenceCopies:
                     if modules != entry.modules:
                         entry.modules, entry.pairs = modules, []
                         _plan(entry, run, torch.cat([images[:1]] * 2))
-                    entry.copy = _fused(entry, dtype) if entry.pairs else network
+                    entry.copy = _fused(entry, entry.dtype) if entry.pairs else network
             except Exception as error:  # A faster copy is never worth a failed run.
                 _warn(network, f'{type(error).__name__}: {error}')
                 entry.pairs, entry.copy = [], network
@@ -136,6 +140,7 @@ def _is_plain(module: nn.Module) -> bool:
         or module._forward_hooks
         or module._forward_pre_hooks
         or module._compiled_call_impl
+        or 'forward' in vars(module)  # may belong to another module
     )
 
 
@@ -146,7 +151,9 @@ def _state(modules: Iterable[nn.Module]) -> list[Any]:
         state += module._modules.values()
         for x in (*module._parameters.values(), *module._buffers.values()):
             if x is not None:
-                state += x, x.data_ptr(), 0 if x.is_inference() else x._version
+                # While the storage is kept, no other one has its address.
+                state += x, x.untyped_storage(), x.data_ptr()
+                state.append(0 if x.is_inference() else x._version)
     return state
 
 
@@ -181,10 +188,17 @@ def _plan(entry: _Entry, run: Run, images: Tensor) -> None:
     for entry.channels_last in (True, False) if expected else (False,):
         try:
             if not entry.pairs or _agree(expected, _outputs(run, _fused(entry), images)):
-                return
+                break
         except RuntimeError as problem:  # such as view() of a map in channels-last format
             error = problem
-    raise ValueError('outputs would change by more than rounding') from error
+    else:
+        raise ValueError('outputs would change by more than rounding') from error
+    if entry.pairs and entry.dtype is not None:
+        try:
+            with torch.autocast(images.device.type, entry.dtype):
+                _outputs(run, _fused(entry, entry.dtype), images)
+        except RuntimeError:  # A part of the network leaves mixed precision.
+            entry.dtype = None
 
 
 def _follow(entry: _Entry, run: Run, images: Tensor) -> list[Tensor]:

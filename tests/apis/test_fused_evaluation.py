@@ -2,11 +2,14 @@ import copy
 from types import SimpleNamespace
 
 import torch
+from mmengine.hooks import EMAHook
+from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import nn
 
 from mmkdml.apis.fused_evaluation import FusedEvaluationHook, use_fused_step
-from mmkdml.registry import MODELS
+from mmkdml.models.distillers import KnowledgeDistiller
+from mmkdml.registry import HOOKS, MODELS
 
 
 def classifier():
@@ -71,7 +74,42 @@ def test_copy_of_a_network_predicts_with_its_own_weights():
     torch.testing.assert_close(own, scores(other.test_step), rtol=1e-5, atol=1e-6)
 
 
+class OwnStep(ImageClassifier):
+    def test_step(self, data):
+        return ['own']
+
+
 def test_other_networks_stay():
-    network = nn.Linear(1, 1)
-    use_fused_step(network)
+    own = classifier()
+    own.__class__ = OwnStep
+    for network in (nn.Linear(1, 1), own):
+        use_fused_step(network)
+        assert 'test_step' not in vars(network)
+    assert own.test_step({}) == ['own']
+
+
+def test_switch_for_single_networks():
+    network, hook = classifier(), HOOKS.build(dict(type='FusedEvaluationHook', enabled=False))
+    hook.before_test_epoch(SimpleNamespace(model=network))
     assert 'test_step' not in vars(network)
+
+
+def test_classroom_predicts_with_its_own_weights_after_a_test_of_averaged_ones():
+    classroom = KnowledgeDistiller(dict(a=classifier(), b=classifier()), []).eval()
+    runner = SimpleNamespace(model=classroom, _load_from=None, _resume=False)
+    average, hook = EMAHook(), FusedEvaluationHook()
+    average.before_run(runner)
+    with torch.no_grad():
+        classroom.members['a'].backbone.conv1.weight.mul_(-2)
+
+    def predicted():
+        return scores(lambda data: [one.members.a for one in classroom.test_step(data)])
+
+    own = predicted()
+    for each in (average, hook):
+        each.before_test_epoch(runner)
+    classroom.eval()
+    assert (own - predicted()).abs().max() > 1e-4
+    for each in (average, hook):
+        each.after_test_epoch(runner)
+    torch.testing.assert_close(predicted(), own)

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -183,6 +184,16 @@ def test_copy_follows_changed_weights():
             torch.testing.assert_close(copied(images), network(images), rtol=1e-5, atol=1e-5)
 
 
+def test_no_other_values_get_the_address_of_earlier_ones():
+    network, images, copies = conv_norm(), torch.randn(2, 4, 8, 8), InferenceCopies()
+    copy_of(network, images, copies)
+    first = weakref.ref(network[0].weight.untyped_storage())
+    network[0].weight.data = network[0].weight.data * 2
+    assert first() is not None
+    copy_of(network, images, copies)
+    assert first() is None
+
+
 def test_copies_are_shared_dropped_and_never_saved():
     network, images, copies = conv_norm(), torch.randn(2, 4, 8, 8), InferenceCopies()
     copied = copy_of(network, images, copies)
@@ -219,6 +230,31 @@ def test_inference_mode_and_mixed_precision():
             assert mixed(batch).dtype == torch.bfloat16
             torch.testing.assert_close(mixed(batch).float(), expected, rtol=0.05, atol=0.05)
         assert copies.of(network, run, batch) is plain
+
+
+class FullPrecision(nn.Sequential):
+    """Part of a network that leaves mixed precision."""
+
+    def forward(self, images):
+        with torch.autocast('cpu', enabled=False):
+            return super().forward(images.float())
+
+
+def test_part_that_leaves_mixed_precision_keeps_its_weights():
+    head = settled(FullPrecision(nn.Conv2d(6, 2, 1), nn.BatchNorm2d(2)))
+    network, images = nn.Sequential(conv_norm(), head).eval(), torch.randn(2, 4, 8, 8)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        copied = InferenceCopies().of(network, run, images)
+        assert not norms(copied)
+        torch.testing.assert_close(copied(images), network(images), rtol=0.05, atol=0.05)
+
+
+def test_replaced_forward_is_kept_because_it_may_call_the_original():
+    # A fresh normalization changes nothing, so that outputs are equal without it.
+    network = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)).eval()
+    images = torch.randn(2, 4, 8, 8)
+    network[0].forward = lambda x, conv=network[0]: type(conv).forward(conv, x)
+    assert copy_of(network, images) is network
 
 
 class Broken(nn.Sequential):

@@ -40,13 +40,13 @@ def confusion_counts(
         ValueError: If a label is not one of the K classes.
     """
     rows, columns = labels
-    low, high = rows.aminmax()
+    low, high = map(int, rows.aminmax())
     some_ignored = ignore_index is not None and low <= ignore_index <= high
     ignored = rows == ignore_index if some_ignored else None
     for side in labels:
-        low, high = side.aminmax()
+        low, high = map(int, side.aminmax())
         if low < 0 or high >= number:
-            wrong = (side < 0) | (side >= number)
+            wrong = (side < 0) | (side.long() >= number)
             found = side[wrong if ignored is None else wrong & ~ignored].unique().tolist()
             if found:
                 raise ValueError(f'Invalid labels: expected classes in [0, {number}), got {found}')
@@ -57,6 +57,13 @@ def confusion_counts(
     if ignored is not None:
         pairs.mul_(~ignored).add_(ignored, alpha=cells)
     return row_counts(pairs, cells + 1)[:, :-1].reshape(-1, number, number).cpu().numpy()
+
+
+def equal_to(labels: Tensor, index: int) -> Tensor:
+    """Return which labels are the index; PyTorch compares uint8 with the index modulo 256."""
+    if labels.dtype == torch.uint8 and not 0 <= index <= 255:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    return labels == index
 
 
 def row_counts(cells: Tensor, number: int) -> Tensor:

@@ -67,6 +67,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             schedule of :mod:`mmkdml.models.weighting` or a list of them for both students, or
             ``dict(student_1=..., student_2=...)``.
         learned_weights: See :class:`KnowledgeDistiller`.
+        fuse_batch_norms: See :class:`KnowledgeDistiller`.
 
     Raises:
         ValueError: If mode, style, weights or another argument is invalid.
@@ -94,6 +95,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
         resize: Mapping[str, str] | None = None,
         weight_schedules: Mapping[str, Any] | None = None,
         learned_weights: Any = None,
+        fuse_batch_norms: bool = True,
     ) -> None:
         transfers = transfers_for(mode, style, weights, weight_schedules)
         alphas = checked_weights(mode, weights)['alpha']
@@ -141,6 +143,7 @@ class DiversifiedKDMLDistiller(KnowledgeDistiller):
             init_cfg=init_cfg,
             teacher_cache=teacher_cache,
             learned_weights=learned_weights,
+            fuse_batch_norms=fuse_batch_norms,
         )
         self.mode = mode
         self.style = style

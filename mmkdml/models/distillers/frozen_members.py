@@ -213,6 +213,10 @@ class WithFrozenMembers(BaseModel):
         """Raise ``ValueError`` if a frozen member has random weights."""
         self._frozen.check_trained()
 
+    def drop_copies(self) -> None:
+        """Free the copies of trained members; call it after hidden changes of their weights."""
+        self._copies.drop()
+
     def train(self, mode: bool = True) -> WithFrozenMembers:
         """Set the mode of the trained members; the frozen ones stay in eval mode."""
         self._copies.drop()

@@ -1,4 +1,5 @@
 import gc
+import math
 import weakref
 
 import numpy as np
@@ -109,6 +110,17 @@ def test_batch_size_and_order_change_only_roundings_of_float32(classes):
     for size in (2, 5):
         assert evaluated(samples, size, classes) == pytest.approx(values, rel=1e-8, nan_ok=True)
     assert evaluated(samples[::-1], 5, classes) == pytest.approx(values, rel=1e-8, nan_ok=True)
+
+
+@pytest.mark.parametrize('classes', [1, 2, 3])
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_never_hidden(classes, value):
+    samples = classroom(classes)
+    samples[0].members.student_1.seg_logits.data[-1, 5, 5] = math.nan if classes == 1 else value
+    values = evaluated(samples, 5, classes)
+    for name in ('student_1', 'student_2'):
+        found = values[f'{name}/calibration/ECE'], values[f'{name}/fidelity/KL']
+        assert np.isnan(found).tolist() == 2 * [name == 'student_1']
 
 
 def calibration_error(confidence, right):

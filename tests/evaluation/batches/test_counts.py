@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmkdml.evaluation.batches import confusion_counts, divergence_sums, reliability_counts
+from mmkdml.evaluation import Calibration, Diversity
+from mmkdml.evaluation.batches import (
+    confusion_counts,
+    divergence_sums,
+    equal_to,
+    reliability_counts,
+)
 from mmkdml.evaluation.batches import counts as module
 
 
@@ -36,6 +42,28 @@ def test_ignored_class_is_left_out():
     rows, columns = torch.tensor([[0, 1, 1]]).byte(), torch.tensor([[1, 1, 0]]).byte()
     assert confusion_counts([rows, columns], 2, 0).tolist() == [[[0, 0], [1, 1]]]
     assert confusion_counts([rows, columns], 2).tolist() == [[[0, 1], [1, 1]]]
+
+
+@pytest.mark.parametrize('number', [256, 300, 1000])
+def test_small_labels_of_many_classes(number):
+    rows, columns = torch.tensor([[0, 44, 200]]).byte(), torch.tensor([[1, 44, 255]]).byte()
+    counts = confusion_counts([rows, columns], number)[0]
+    assert list(zip(*counts.nonzero(), strict=True)) == [(0, 1), (44, 44), (200, 255)]
+
+
+@pytest.mark.parametrize(('index', 'label'), [(-100, 156), (-1, 255), (300, 44)])
+def test_index_that_uint8_does_not_hold_is_no_label(index, label):
+    labels = torch.full((1, 4), label, dtype=torch.uint8)
+    assert not equal_to(labels, index).any()
+    assert equal_to(labels.long() - label + index, index).all()
+    assert equal_to(labels, label).all()
+    assert confusion_counts([labels, labels], 256, index)[0, label, label] == 4
+    metrics = [Calibration(ignore_index=index), Diversity(ignore_index=index)]
+    member = dict(pred_label=torch.tensor([label]), pred_score=torch.full((256,), 1 / 256))
+    sample = dict(members=dict(a=member, b=member), gt_label=torch.tensor([label]), **member)
+    for metric in metrics:
+        metric.process(None, [sample])
+        assert not np.isnan(next(iter(metric.compute_metrics(metric.results).values())))
 
 
 def test_labels_that_are_no_classes_raise():

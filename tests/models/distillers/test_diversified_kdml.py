@@ -32,6 +32,12 @@ def build(task, mode='kdml', style='v3', **kwargs):
     return DiversifiedKDMLDistiller(mode=mode, style=style, input_size=(32, 32), **kwargs)
 
 
+@pytest.mark.parametrize('fuse', [True, False])
+def test_fusion_of_batch_norms_can_be_switched_off(task, fuse):
+    distiller = build(task, fuse_batch_norms=fuse)
+    assert distiller._copies.enabled == distiller._frozen.copies.enabled == fuse
+
+
 def kl_by_hand(learner, source, temperature=2.0):
     """D(learner || source) pixel by pixel, in plain Python floats."""
 
