@@ -68,8 +68,6 @@ EXPERIMENTS = [
     'pydantic>=2.9,<3',
     # Bootstrap.
     'scipy>=1.13,<2',
-    # Correction for multiple claims.
-    'statsmodels>=0.14.4,<1',
 ]
 
 # Grad-CAM.

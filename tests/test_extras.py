@@ -14,7 +14,7 @@ from mmkdml.apis import load_config
 ROOT = Path(__file__).parents[1]
 # Without pydantic and scipy, which albumentations requires.
 BLOCKED = {
-    'experiments': ('mpltern', 'optuna', 'sqlalchemy', 'statsmodels'),
+    'experiments': ('mpltern', 'optuna', 'sqlalchemy'),
     'analysis': ('captum',),
     'export': ('onnx', 'onnxruntime', 'onnxscript'),
     'medical': ('highdicom', 'nibabel', 'pydicom', 'pylibjpeg'),

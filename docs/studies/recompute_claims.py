@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from prettytable import PrettyTable, TableStyle
 from scipy.stats import norm
-from statsmodels.stats.multitest import multipletests
 
 from mmkdml.experiments import RunRecord, SuiteRecord, evaluate_claims
 from mmkdml.experiments.paper.claims import ALPHA, HOLDS, OPPOSITE, UNDECIDED
@@ -27,6 +26,7 @@ from mmkdml.statistics.differences import (
     SeedVariance,
     Tested,
     Variance,
+    correct_p_values,
     over_seeds,
     pool_seeds,
 )
@@ -135,7 +135,7 @@ def recompute(study: Path) -> str:
         for family in {one.family for one in claims}:
             rows = [i for i, one in enumerate(claims) if one.family == family]
             for side in (0, 1):
-                p[rows, side] = multipletests(p[rows, side], method='holm')[1]
+                p[rows, side] = correct_p_values(p[rows, side])
         for claim, both, corrected in zip(claims, tested, p, strict=True):
             value = float(both[0].value)
             decided = HOLDS if value > 0 else OPPOSITE

@@ -6,7 +6,7 @@ from mmkdml.lazy import lazy_exports
 from mmkdml.optional import check_extra
 
 check_extra(
-    *('mpltern', 'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'statsmodels'),
+    *('mpltern', 'optuna', 'pydantic', 'scipy', 'sqlalchemy'),
     extra='experiments',
     purpose='suites, reports and tuning',
 )

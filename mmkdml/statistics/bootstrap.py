@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
+from typing import Any, cast
 
 import numpy as np
 
 from mmkdml.metric_info import PERCENT
-from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.counts import Counts, Entry, groups_of, resampler
-from mmkdml.statistics.differences import (
-    FEWEST_RUNS,
-    Comparison,
-    SeedVariance,
-    Tested,
-    over_seeds,
-    pool_seeds,
-)
+from mmkdml.statistics.differences import FEWEST_RUNS, Comparison, SeedVariance, Tested, over_seeds
 from mmkdml.statistics.distributions import bootstrap
 from mmkdml.statistics.estimates import Contrast, Estimate
 from mmkdml.statistics.measures import Measure
+from mmkdml.statistics.pools import Pair, SeedPools, shared_seeds
 
 __all__ = ['RESAMPLES', 'Contrast', 'Estimate', 'estimate', 'shared_seeds']
 
 #: Number of bootstrap values for a figure.
 RESAMPLES = 9999
-_POOLS = {ENSEMBLE: ENSEMBLE, PLAIN: ENSEMBLE, TEACHER: TEACHER}  # all others are students
-_Pair = tuple[Entry, Entry | None]
-_Pool = tuple[tuple[str, ...], tuple[int, ...], frozenset, bool]
+_CHUNK = 1 << 20  # numbers that are computed at once
 
 
 def estimate(
@@ -80,29 +73,11 @@ def estimate(
     if key not in counts.estimators:
         counts.estimators[key] = _Estimator(counts, checked_measure, confidence, resamples, rng)
     estimator = counts.estimators[key]
-    return [estimator.estimate(contrast) for contrast in contrasts]
+    return estimator.estimate(contrasts)
 
 
-def shared_seeds(counts: Counts, entries: Sequence[Entry]) -> tuple[tuple[int, ...], str]:
-    """Return the seeds that all entries have, and why entries are not comparable, if so."""
-    for name, member in entries:
-        if (name, member) not in counts.by_entry:
-            return (), f'no finished run of {name} has a member {member}'
-    seeds = {entry: set(counts.by_entry[entry]) for entry in entries}
-    shared = tuple(sorted(set.intersection(*seeds.values())))
-    if not shared:
-        each = ', '.join(f'{name} has {sorted(seeds[name, member])}' for name, member in entries)
-        return (), f'no seed is shared: {each}'
-    first = counts.by_entry[entries[0]][shared[0]].cases
-    for name, member in entries:
-        for seed in shared:
-            cases = counts.by_entry[name, member][seed].cases
-            if cases is not first and (differing := len(cases ^ first)):
-                return shared, (
-                    f'{entries[0][0]} (seed {shared[0]}) and {name} (seed {seed}) were tested on '
-                    f'different cases: {differing} are in only one of them'
-                )
-    return shared, ''
+def _pairs(contrast: Contrast) -> list[Pair]:
+    return [(contrast.entry, other) for other in contrast.competitors or (None,)]
 
 
 class _Estimator:
@@ -117,89 +92,163 @@ class _Estimator:
         # Positive differences are better.
         self.sign = -1 if measure.info.higher_is_better is False else 1
         self._replicates: dict[tuple[Entry, int], np.ndarray] = {}
-        self._pools: dict[_Pool, SeedVariance | None] = {}
+        self._pools = SeedPools(counts, self.scores)
 
-    def estimate(self, contrast: Contrast) -> Estimate:
-        """Estimate one contrast."""
-        seeds, reason = shared_seeds(self.counts, (contrast.entry, *contrast.competitors))
-        if reason:
-            return Estimate(seeds=seeds, undefined_reason=reason)
-        cases = self.counts.by_entry[contrast.entry][seeds[0]].cases
-        sizes = {'seeds': len(seeds), 'groups': len(groups_of(cases))}
-        found = Estimate(
-            seeds=seeds,
-            groups=sizes['groups'],
-            cases=len(cases),
-            resampled=tuple(name for name, size in sizes.items() if size > 1),
-        )
-        pairs: list[_Pair] = [(contrast.entry, one) for one in contrast.competitors or (None,)]
-        values = np.array([self._contrasted(pair, self._values, seeds) for pair in pairs])  # (K, S)
-        worst = int(values.mean(1).argmin())
-        found = replace(found, value=float(values[worst].mean()))
-        name = self.measure.name
-        if not np.isfinite(values).all():
-            return replace(found, undefined_reason=f'{name} is undefined for a seed')
-        if not found.resampled:
-            return replace(found, undefined_reason='only one seed and one group of cases')
-        replicates: Sequence[np.ndarray | None] = [None] * len(pairs)
-        if found.groups > 1:
-            left_out = [self._contrasted(pair, self._left_out, seeds) for pair in pairs]
-            if undefined := np.isnan(left_out).any((0, 2)).sum():
-                reason = f'{name} is undefined without {undefined} of {found.groups} groups'
-                return replace(found, undefined_reason=reason)
-            replicates = left_out
-        pools = [self._pooled(pair, seeds, cases) for pair in pairs]
-        pool = pools[worst]
-        tests = list(map(over_seeds, values, replicates, pools))
-        variance = tests[worst].variances[0]
-        pooled = len(tests[worst].variances) == 1 and len(seeds) > 1
-        found = replace(
-            found,
-            distribution=self._distribution(pairs[worst], seeds, found.groups),
-            df=float(variance.df),
-            seed_variance=float(variance.seeds) * len(seeds) if len(seeds) > 1 else float('nan'),
-            case_variance=float(variance.cases) if found.groups > 1 else float('nan'),
-            runs=pool.runs if pooled and pool else 0,
-        )
-        if contrast.competitors:
-            runs = min(one.runs if one else 1 for one in pools)
-            return self._difference(found, Comparison(tests), runs)
-        return self._mean(found, tests[0])
+    def estimate(self, contrasts: Sequence[Contrast]) -> list[Estimate]:
+        """Estimate contrasts; those with equal seeds, cases and degrees of freedom at once."""
+        found: list[Estimate] = []
+        pools: dict[int, list[SeedVariance | None]] = {}
+        batches: dict[Any, list[int]] = {}
+        left_out: set[tuple[Entry, int]] = set()
+        for place, contrast in enumerate(contrasts):
+            entries = (contrast.entry, *contrast.competitors)
+            seeds, reason = shared_seeds(self.counts, entries)
+            if reason:
+                found.append(Estimate(seeds=seeds, undefined_reason=reason))
+                continue
+            cases = self.counts.by_entry[contrast.entry][seeds[0]].cases
+            groups = len(groups_of(cases))
+            sizes = {'seeds': len(seeds), 'groups': groups}
+            resampled = tuple(name for name, size in sizes.items() if size > 1)
+            found.append(
+                Estimate(seeds=seeds, groups=groups, cases=len(cases), resampled=resampled)
+            )
+            if groups > 1:
+                left_out.update(product(entries, seeds))
+            own = [self._pools.pooled(pair, seeds, cases) for pair in _pairs(contrast)]
+            pools[place] = own
+            df = tuple(one and (one.df, one.runs) for one in own)
+            batches.setdefault((seeds, cases, bool(contrast.competitors), df), []).append(place)
+        self._leave_out(left_out)
+        for places in batches.values():
+            one = found[places[0]]
+            size = len(pools[places[0]]) * one.groups * len(one.seeds)
+            step = max(1, _CHUNK // size)
+            for chunk in (places[start : start + step] for start in range(0, len(places), step)):
+                completed = self._complete(
+                    *([all_of[place] for place in chunk] for all_of in (contrasts, found, pools))
+                )
+                for place, one in zip(chunk, completed, strict=True):
+                    found[place] = one
+        return found
 
-    def _difference(self, found: Estimate, comparison: Comparison, runs: int) -> Estimate:
-        """Add interval and p-value of a difference, or the reason why it is not tested."""
-        p = float(comparison.p)
-        reason = found.not_repeated
-        if not reason and len(found.seeds) == 2 and runs < FEWEST_RUNS:
-            reason = f'2 seeds of {runs} run{"s" * (runs != 1)}'
-        if not reason and np.isnan(p):
-            reason = 'no variation'
-        low, high = map(float, comparison.interval(self.confidence))
-        p = float('nan') if reason else p
-        return replace(
-            found, low=low, high=high, p=p, undecided_reason=reason, comparison=comparison
-        )
+    def _complete(
+        self,
+        contrasts: Sequence[Contrast],
+        found: Sequence[Estimate],
+        pools: Sequence[Sequence[SeedVariance | None]],
+    ) -> list[Estimate]:
+        """Complete the estimates of B contrasts from K competitors, or of B means (K = 1)."""
+        seeds, groups = found[0].seeds, found[0].groups
+        pairs = list(map(_pairs, contrasts))
+        values = self._contrasted(pairs, self._values, seeds)  # (B, K, S)
+        left_out = self._contrasted(pairs, self._left_out, seeds) if groups > 1 else None
+        found = self._with_values(found, values, left_out)
+        rows = [row for row, one in enumerate(found) if not one.undefined_reason]
+        if not rows:
+            return found
+        tests = []
+        for place, pool in enumerate(pools[0]):
+            if pool is not None:
+                variances = [cast(SeedVariance, pools[row][place]).variance for row in rows]
+                pool = replace(pool, variance=np.array(variances))
+            replicates = None if left_out is None else left_out[rows, place]
+            tests.append(over_seeds(values[rows, place], replicates, pool))
+        worst = values.mean(-1).argmin(-1)
+        all_df = [test.variances[0].df for test in tests]
+        for index, row in enumerate(rows):
+            place = worst[row]
+            variance, pool = tests[place].variances[0], pools[row][place]
+            is_pooled = len(tests[place].variances) == 1 and len(seeds) > 1
+            seed_variance, case_variance = (
+                float(variance.seeds[index]),
+                float(variance.cases[index]),
+            )
+            found[row] = replace(
+                found[row],
+                distribution=self._distribution(pairs[row][place], seeds, groups),
+                df=float(all_df[place][index]),
+                seed_variance=seed_variance * len(seeds) if len(seeds) > 1 else float('nan'),
+                case_variance=case_variance if groups > 1 else float('nan'),
+                runs=pool.runs if is_pooled and pool else 0,
+            )
+        of_rows = [found[row] for row in rows]
+        if contrasts[0].competitors:
+            runs = min(one.runs if one else 1 for one in pools[0])
+            completed = self._differences(of_rows, Comparison(tests), runs)
+        else:
+            completed = self._means(of_rows, tests[0])
+        for row, one in zip(rows, completed, strict=True):
+            found[row] = one
+        return found
 
-    def _mean(self, found: Estimate, test: Tested) -> Estimate:
-        """Add the interval of a mean, on the logit scale for percentages."""
-        if self.measure.info.unit == PERCENT and 0 <= test.value <= 100:
-            low, high = map(float, test.percent_interval(self.confidence))
-            if np.isnan(low):
-                reason = f'{self.measure.name} is {test.value:.0f} % for all seeds and groups'
-                return replace(found, undefined_reason=reason)
-            return replace(found, low=low, high=high)
-        width = float(test.half_width(self.confidence))
-        return replace(found, low=found.value - width, high=found.value + width)
+    def _with_values(
+        self, found: Sequence[Estimate], values: np.ndarray, left_out: np.ndarray | None
+    ) -> list[Estimate]:
+        """Add values, and the reasons why there is no interval."""
+        name, groups = self.measure.name, found[0].groups
+        undefined = [0] * len(found)
+        if left_out is not None:
+            undefined = np.isnan(left_out).any((1, 3)).sum(-1)
+        reasons = [
+            f'{name} is undefined for a seed' if not is_defined
+            else 'only one seed and one group of cases' if not one.resampled
+            else f'{name} is undefined without {without} of {groups} groups' if without
+            else ''
+            for one, is_defined, without in zip(
+                found, np.isfinite(values).all((1, 2)), undefined, strict=True
+            )
+        ]  # fmt: skip
+        return [
+            replace(one, value=float(value), undefined_reason=reason)
+            for one, value, reason in zip(found, values.mean(-1).min(-1), reasons, strict=True)
+        ]
+
+    def _differences(
+        self, found: Sequence[Estimate], comparison: Comparison, runs: int
+    ) -> Iterator[Estimate]:
+        """Add intervals and p-values of differences, or the reasons why they are not tested."""
+        ends = (*comparison.interval(self.confidence), comparison.p)
+        for row, one in enumerate(found):
+            low, high, p = (float(end[row]) for end in ends)
+            reason = one.not_repeated
+            if not reason and len(one.seeds) == 2 and runs < FEWEST_RUNS:
+                reason = f'2 seeds of {runs} run{"s" * (runs != 1)}'
+            if not reason and np.isnan(p):
+                reason = 'no variation'
+            p = float('nan') if reason else p
+            own = comparison[row]
+            yield replace(one, low=low, high=high, p=p, undecided_reason=reason, comparison=own)
+
+    def _means(self, found: Sequence[Estimate], test: Tested) -> Iterator[Estimate]:
+        """Add the intervals of means, on the logit scale for percentages."""
+        width = test.half_width(self.confidence)
+        low, high = test.value - width, test.value + width
+        if self.measure.info.unit == PERCENT:
+            inside = (test.value >= 0) & (test.value <= 100)
+            on_scale = test.percent_interval(self.confidence)
+            low, high = (
+                np.where(inside, *both) for both in zip(on_scale, (low, high), strict=True)
+            )
+        for row, one in enumerate(found):
+            reason = ''
+            if np.isnan(low[row]):
+                reason = f'{self.measure.name} is {one.value:.0f} % for all seeds and groups'
+            yield replace(one, low=float(low[row]), high=float(high[row]), undefined_reason=reason)
 
     def _contrasted(
         self,
-        pair: _Pair,
+        pairs: Sequence[Sequence[Pair]],
         values: Callable[[Entry, tuple[int, ...]], np.ndarray],
         seeds: tuple[int, ...],
     ) -> np.ndarray:
-        entry, other = pair
-        own = values(entry, seeds)
-        return own if other is None else self.sign * (own - values(other, seeds))
+        """Return a mean or difference of each pair, (B, K, ...)."""
+
+        def contrasted(entry: Entry, other: Entry | None) -> np.ndarray:
+            own = values(entry, seeds)
+            return own if other is None else self.sign * (own - values(other, seeds))
+
+        return np.array([[contrasted(*pair) for pair in row] for row in pairs])
 
     def _values(self, entry: Entry, seeds: tuple[int, ...]) -> np.ndarray:
         """Return the value of each seed, (S,)."""
@@ -207,75 +256,25 @@ class _Estimator:
 
     def _left_out(self, entry: Entry, seeds: tuple[int, ...]) -> np.ndarray:
         """Return the value of each seed without each group, (G, S)."""
-        for seed in seeds:
-            if (entry, seed) not in self._replicates:
-                own = self.counts.by_entry[entry][seed].for_measure(self.measure)
-                self._replicates[entry, seed] = self.measure.value(own.leave_one_out())
         return np.stack([self._replicates[entry, seed] for seed in seeds], 1)
 
-    def _pooled(self, pair: _Pair, seeds: tuple[int, ...], cases: frozenset) -> SeedVariance | None:
-        """Pool the seed variance of a mean or difference over the runs of the suite."""
-        entry, other = pair
-        if other is not None and entry[0] == other[0]:
-            # Members of one run vary together, so their difference is pooled.
-            return self._pool((entry[1], other[1]), seeds, cases, True)
-        total = None
-        for _, member in filter(None, pair):
-            kind = (_POOLS.get(member, 'student'),)
-            if (pool := self._pool(kind, seeds, cases, other is None)) is None:
-                return None
-            total = pool if total is None else total + pool
-        return total
+    def _leave_out(self, wanted: Collection[tuple[Entry, int]]) -> None:
+        """Compute the values of runs without each group, in the order in which they are read."""
+        sums: dict[tuple[Entry, int], np.ndarray] = {}
+        size = 0
+        keys = [(entry, seed) for entry, own in self.counts.by_entry.items() for seed in own]
+        missing = [key for key in keys if key in wanted and key not in self._replicates]
+        for entry, seed in missing:
+            counts = self.counts.by_entry[entry][seed].for_measure(self.measure)
+            own = counts.leave_one_out()
+            sums[entry, seed] = own(self.measure.ranked) if callable(own) else own
+            size += sums[entry, seed].size
+            if size > _CHUNK or (entry, seed) == missing[-1]:
+                values = self.measure.values(list(sums.values()))
+                self._replicates.update(zip(sums, values, strict=True))
+                sums, size = {}, 0
 
-    def _pool(
-        self, of: tuple[str, ...], seeds: tuple[int, ...], cases: frozenset, shared: bool
-    ) -> SeedVariance | None:
-        """Pool the seed variance of a kind of members, or of the difference of two members.
-
-        None if there are fewer than two runs with the cases and seeds.
-        """
-        key = of, seeds, cases, shared
-        if key not in self._pools:
-            rows = {}
-            for entries in self._comparable(of, seeds, cases):
-                values = [self._values(entry, seeds) for entry in entries]
-                row = values[0] - values[1] if len(of) == 2 else values[0]
-                if np.isfinite(row).all():
-                    digests = tuple(
-                        self.counts.by_entry[entry][seed].digest
-                        for entry in entries
-                        for seed in seeds
-                    )
-                    rows[tuple(row), digests] = entries[0][0]
-            runs = len(set(rows.values()))
-            self._pools[key] = None
-            if min(runs, len(seeds)) > 1:
-                pooled = pool_seeds(np.array([row for row, _ in rows]), shared)
-                # Members of one run are not independent.
-                df = (runs - 1) * (len(seeds) - 1)
-                self._pools[key] = replace(pooled, df=df, runs=runs)
-        return self._pools[key]
-
-    def _comparable(
-        self, of: tuple[str, ...], seeds: tuple[int, ...], cases: frozenset
-    ) -> Iterator[tuple[Entry, ...]]:
-        """Yield entries of a kind, or pairs of two members of a run, tested on the same cases."""
-        by_entry = self.counts.by_entry
-        for run, member in by_entry:
-            entries: tuple[Entry, ...] = ((run, member),)
-            if len(of) == 2:
-                entries = (run, of[0]), (run, of[1])
-            wanted = member == of[0] if len(of) == 2 else _POOLS.get(member, 'student') == of[0]
-            if wanted and all(
-                entry in by_entry
-                and seed in by_entry[entry]
-                and (by_entry[entry][seed].cases is cases or by_entry[entry][seed].cases == cases)
-                for entry in entries
-                for seed in seeds
-            ):
-                yield entries
-
-    def _distribution(self, pair: _Pair, seeds: tuple[int, ...], groups: int) -> np.ndarray:
+    def _distribution(self, pair: Pair, seeds: tuple[int, ...], groups: int) -> np.ndarray:
         """Draw the bootstrap values of a mean or difference, (n,)."""
         if not self.resamples:
             return np.empty(0)

@@ -155,11 +155,7 @@ class Counts:
         """
         checked = self.check_measure(measure)
         keys = [(entry, seed) for entry, by_seed in self.by_entry.items() for seed in by_seed]
-        totals = (self.by_entry[entry][seed].total() for entry, seed in keys)
-        rows = [one(checked.ranked) if callable(one) else one for one in totals]
-        shapes = {row.shape for row in rows}
-        # One call for all; runs may have different optional columns.
-        values = checked.value(np.stack(rows)) if len(shapes) == 1 else map(checked.value, rows)
+        values = checked.values([self.by_entry[entry][seed].total() for entry, seed in keys])
         found: dict[Entry, dict[int, float]] = {entry: {} for entry in self.by_entry}
         for (entry, seed), value in zip(keys, values, strict=True):
             found[entry][seed] = float(value)

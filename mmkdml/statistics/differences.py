@@ -68,6 +68,9 @@ class Variance:
     cases: np.ndarray
     cases_df: int
 
+    def __getitem__(self, index: int) -> Variance:
+        return Variance(self.seeds[index], self.seeds_df, self.cases[index], self.cases_df)
+
     @property
     def total(self) -> np.ndarray:
         """Variance of the mean, (...)."""
@@ -91,6 +94,9 @@ class Tested:
 
     value: np.ndarray
     variances: tuple[Variance, ...]
+
+    def __getitem__(self, index: int) -> Tested:
+        return Tested(self.value[index], tuple(one[index] for one in self.variances))
 
     @property
     def varies(self) -> np.ndarray:
@@ -151,6 +157,9 @@ class Comparison:
 
     tests: Sequence[Tested]
 
+    def __getitem__(self, index: int) -> Comparison:
+        return Comparison([one[index] for one in self.tests])
+
     @property
     def value(self) -> np.ndarray:
         """Smallest difference, (...)."""
@@ -174,6 +183,14 @@ class Comparison:
         low = np.min([one.value - one.half_width(confidence) for one in self.tests], axis=0)
         high = np.min([one.value + one.half_width(level) for one in self.tests], axis=0)
         return low, high
+
+
+def correct_p_values(p: np.ndarray) -> np.ndarray:
+    """Correct the p-values of M tests, (M,), by Holm's method."""
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order])
+    return np.minimum(corrected, 1)
 
 
 def pool_seeds(values: np.ndarray, shared: bool = False) -> SeedVariance:

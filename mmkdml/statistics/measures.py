@@ -98,6 +98,13 @@ class Measure:
             return self.scale * self.score(*np.moveaxis(rows, -1, 0))
         return self.scale * self.score(*np.moveaxis(rows[..., self.rows, :], -2, 0))
 
+    def values(self, summed: Sequence[np.ndarray | Sums]) -> list[np.ndarray]:
+        """Compute the measure of several test splits or resamples, see :meth:`value`, at once."""
+        rows = [one(self.ranked) if callable(one) else one for one in summed]
+        if len({row.shape for row in rows}) == 1:
+            return list(self.value(np.stack(rows)))
+        return list(map(self.value, rows))  # runs may have different optional columns
+
 
 def _iou(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
     return _mean_of_occurring(tp, tp + fp + fn, tp + fp + fn)

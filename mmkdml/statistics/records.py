@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 CHECKPOINTS = ('best', 'last')
@@ -14,6 +16,9 @@ DONE, FAILED, RUNNING, WAITING = STATES = ('done', 'failed', 'running', 'waiting
 BASELINE, COMPARISON = 'baseline', 'comparison'
 NO_CURVES = pd.DataFrame(columns=['epoch', 'key', 'value'])
 T = TypeVar('T')
+
+Logged = tuple[Sequence[str], np.ndarray, np.ndarray, np.ndarray]
+"""Keys of curves; and for each logged value the index of its key, the epoch and the value."""
 
 
 class Lazy:
@@ -99,6 +104,19 @@ class RunRecord(Lazy):
     metadata: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, Path] = field(default_factory=dict)
     folds: int = 1
+
+    @property
+    def logged(self) -> Logged:
+        """The curves as arrays, which are loaded faster."""
+        if load := self.__dict__.get('_loaders', {}).get('logged'):
+            return load()
+        codes, keys = pd.factorize(self.curves['key'])
+        return list(keys), codes, self.curves['epoch'].to_numpy(), self.curves['value'].to_numpy()
+
+    @cached_property
+    def curve_keys(self) -> Sequence[str]:
+        """Keys of the curves; those of stored runs are known without the curves."""
+        return self.logged[0]
 
 
 @dataclass(frozen=True)

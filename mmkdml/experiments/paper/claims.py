@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 from prettytable import PrettyTable, TableStyle
-from statsmodels.stats.multitest import multipletests
 
 from mmkdml.metric_info import METRIC_INFOS
 from mmkdml.modes import FROM_TEACHER, MODES, STUDENTS, STYLES
 from mmkdml.names import ENSEMBLE, PLAIN, TEACHER
 from mmkdml.statistics.bootstrap import Contrast, Estimate, estimate
 from mmkdml.statistics.counts import Counts, Variants, count_cases, find_variants
+from mmkdml.statistics.differences import correct_p_values
 from mmkdml.statistics.measures import DETECTION, MEASURES
 from mmkdml.statistics.records import BASELINE, COMPARISON, SuiteRecord
 
@@ -123,7 +124,7 @@ def evaluate_claims(
         for index in chosen:
             simultaneous[index] = found[index].interval(1 - ALPHA / len(chosen))
         tested = [i for i in chosen if not found[i].undecided_reason]
-        corrected = multipletests([found[i].p for i in tested], method='holm')[1] if tested else []
+        corrected = correct_p_values(np.array([found[i].p for i in tested]))
         for index, p in zip(tested, corrected, strict=True):
             p_holm[index] = float(p)
     return [

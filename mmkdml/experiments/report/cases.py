@@ -151,9 +151,10 @@ def find_hard_cases(evaluation: Evaluation, limit: int = _HARD_CASES) -> HardCas
     for (run, member), by_seed in counts.by_entry.items():
         if member not in (ENSEMBLE, PLAIN):
             continue
+        values = measure.values([one.for_measure(measure).by_group() for one in by_seed.values()])
         seeds = [
-            pd.Series(measure.value(one.for_measure(measure).by_group()), groups_of(one.cases))
-            for one in by_seed.values()
+            pd.Series(own, groups_of(one.cases))
+            for own, one in zip(values, by_seed.values(), strict=True)
         ]
         columns[run] = pd.concat(seeds, axis=1).mean(axis=1)
     table = pd.DataFrame(columns).dropna(how='all')

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 
 from mmkdml.experiments.report.figures import validation_keys
@@ -69,25 +68,23 @@ def _means(
     runs: Sequence[RunRecord], all_keys: Sequence[Sequence[str]]
 ) -> list[list[tuple[float, float]]]:
     """Return points of the means over the finished seeds; NaN where a seed has no value."""
-    curves = []
-    for curve in (run.curves for run in runs if run.state == DONE):
-        codes, names = pd.factorize(curve['key'])
-        curves.append((codes, list(names), curve['epoch'].to_numpy(), curve['value'].to_numpy()))
+    curves = [run.logged for run in runs if run.state == DONE]
     found = []
-    for keys in all_keys:
-        seeds: list[dict[float, float]] = []
-        for codes, names, all_epochs, values in curves:
-            own = np.isin(codes, [names.index(key) for key in keys if key in names])
-            epochs, places = np.unique(all_epochs[own], return_inverse=True)
-            sums = np.bincount(places, values[own].astype(float), len(epochs))
-            means = sums / np.bincount(places, minlength=len(epochs))
-            if len(epochs):
-                seeds.append(dict(zip(epochs.tolist(), means.tolist(), strict=True)))
-        epochs_of_all = sorted(set().union(*seeds)) if seeds else []
-        found.append(
-            [
-                (epoch, float(np.mean([seed.get(epoch, np.nan) for seed in seeds])))
-                for epoch in epochs_of_all
-            ]
-        )
+    for wanted in all_keys:
+        seeds = []
+        for keys, codes, epochs, values in curves:
+            own = np.isin(codes, [place for place, key in enumerate(keys) if key in wanted])
+            if own.any():
+                # Multiple values of one epoch are averaged.
+                places, inverse = np.unique(epochs[own], return_inverse=True)
+                sums = np.bincount(inverse, values[own].astype(float))
+                seeds.append((places, sums / np.bincount(inverse)))
+        if not seeds:
+            found.append([])
+            continue
+        epochs_of_all = np.unique(np.concatenate([places for places, _ in seeds]))
+        table = np.full((len(seeds), len(epochs_of_all)), np.nan)
+        for row, (places, means) in zip(table, seeds, strict=True):
+            row[np.searchsorted(epochs_of_all, places)] = means
+        found.append(list(zip(epochs_of_all.tolist(), table.mean(0).tolist(), strict=True)))
     return found

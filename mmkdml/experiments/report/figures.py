@@ -31,7 +31,7 @@ def validation_keys(record: SuiteRecord) -> list[tuple[str, ...]]:
         ``[('ensemble/foreground/IoU', 'model/foreground/IoU')]``. If measures of the suite's tables
         were logged, only these, in the order of the measures.
     """
-    logged = dict.fromkeys(key for run in record.runs for key in run.curves['key'].unique())
+    logged = dict.fromkeys(key for run in record.runs for key in run.curve_keys)
     metrics = dict.fromkeys(
         key.partition('/')[2] for key in logged if key.startswith((f'{ENSEMBLE}/', f'{PLAIN}/'))
     )
@@ -157,7 +157,7 @@ def _plot_mean(axes: Axes, curve: pd.DataFrame, color: str, dashes: str, label: 
 
 def balance_keys(runs: Sequence[RunRecord]) -> list[str]:
     """Return the keys of the gradient ratios that :class:`mmkdml.engine.LossBalanceHook` logged."""
-    logged = dict.fromkeys(key for run in runs for key in run.curves['key'].unique())
+    logged = dict.fromkeys(key for run in runs for key in run.curve_keys)
     return [key for key in logged if key.startswith(BALANCE)]
 
 

@@ -70,6 +70,20 @@ class Grid:
         return Counter(run.name for run in self.record.runs)
 
     @cached_property
+    def _moments(self) -> dict[Key, tuple[float, float]]:
+        """Mean and sample standard deviation of all values; NaN if there are too few."""
+        by_number: dict[int, list[Key]] = {}
+        for key, seeds in self.values.items():
+            by_number.setdefault(len(seeds), []).append(key)
+        found = {}
+        for number, keys in by_number.items():
+            table = np.array([self.values[key] for key in keys], dtype=float)
+            means = table.mean(1) if number else np.full(len(keys), np.nan)
+            spread = table.std(1, ddof=1) if number > 1 else np.full(len(keys), np.nan)
+            found |= dict(zip(keys, zip(means.tolist(), spread.tolist(), strict=True), strict=True))
+        return found
+
+    @cached_property
     def other_runs(self) -> list[RunRecord]:
         """One record (of any seed) for each run without a mode and style."""
         known = {name for names in self.variants.values() for name in names.values()}
@@ -125,7 +139,7 @@ class Grid:
         self, run: str, member: str, metric: Metric, place: tuple[str, str, str], method: str = ''
     ) -> TableCell:
         """Build a cell; ``place`` (mode, style, member) and ``method`` find the paper's value."""
-        seeds = np.array(self.values.get((run, member, metric.key), []), dtype=float)
+        mean, std = self._moments.get((run, member, metric.key), (float('nan'), float('nan')))
         interval = self.intervals.get((run, member, metric.key), Estimate())
         paper = None
         if metric.quantity:
@@ -135,9 +149,9 @@ class Grid:
             run,
             member,
             metric.key,
-            mean=float(seeds.mean()) if len(seeds) else float('nan'),
-            std=float(seeds.std(ddof=1)) if len(seeds) > 1 else float('nan'),
-            done=len(seeds),
+            mean=mean,
+            std=std,
+            done=len(self.values.get((run, member, metric.key), ())),
             expected=self._expected[run],
             low=interval.low,
             high=interval.high,

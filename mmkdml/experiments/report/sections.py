@@ -250,7 +250,7 @@ def _curves(
         info, name = metric_info(key), metric_label(key)
         figure = draw_curves(record, keys, info.label if info else name, same_scale=True)
         drawn.append((f'{name} (validation)', figure, f'By epoch: {over_seeds}'))
-    if any((run.curves['key'] == LOSS).any() for run in record.runs):
+    if any(LOSS in run.curve_keys for run in record.runs):
         figure = draw_curves(record, [LOSS], 'training loss', same_scale=False)
         drawn.append(('Training loss', figure, f'Sum over members, by epoch: {over_seeds}'))
     balanced = {name: runs for name, runs in by_name.items() if balance_keys(runs)}

@@ -82,11 +82,9 @@ def read_suite(suite: Suite, store: SuiteStore, pool: bool = True) -> SuiteRecor
             pictures=cache(partial(_pictures, suite.work_dir / state.key))
         )
         if state.state == DONE:
-            known['measured'] = summaries.measured(key)
-            loaders |= dict(
-                curves=partial(summaries.curves, key),
-                metadata=cache(partial(summaries.metadata, key)),
-            )
+            known_curves, curve_loaders = summaries.curve_loaders(key)
+            known |= known_curves | dict(measured=summaries.measured(key))
+            loaders |= curve_loaders | dict(metadata=cache(partial(summaries.metadata, key)))
         else:
             known |= dict(measured={}, curves=NO_CURVES, metadata={})
         name = spec.run if pool else spec.name

@@ -24,7 +24,7 @@ from mmkdml.experiments.suites.serialization import deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.files import json_text
 from mmkdml.statistics.counts import CaseCounts, Summary, count_members
-from mmkdml.statistics.records import NO_CURVES, Measurement, lazily
+from mmkdml.statistics.records import NO_CURVES, Logged, Measurement, lazily
 from mmkdml.statistics.stored import Arrays, Cases, StoredCounts, pack, summarize_cases, unpack
 
 # Part of the names of all parts. Increase it when another version counts differently.
@@ -33,6 +33,7 @@ SCORES, COUNTS, CURVES, METADATA = 'scores', 'counts', 'curves', 'metadata'
 _CHUNK = 100  # runs that are read at once
 _KEPT = 64  # unpacked runs
 _RESULTS = 4  # complete results
+_EMPTY = np.empty(0)
 
 Key = tuple[str, int]
 """Name and seed of a run."""
@@ -141,11 +142,25 @@ class Summaries:
         """Load the curves of a run."""
         if key not in self._heads:
             return self.result(key)[1]
-        if not (keys := self._heads[key]['curves']):
+        keys, codes, epoch, value = self._logged(key)
+        if not keys:
             return NO_CURVES
-        arrays = {name: one.copy() for name, one in unpack(self._read(CURVES, key)).items()}
-        names = pd.array(keys, dtype='str').take(arrays.pop('codes'))
-        return pd.DataFrame(dict(epoch=arrays['epoch'], key=names, value=arrays['value']))
+        names = pd.array(keys, dtype='str').take(codes)
+        return pd.DataFrame(dict(epoch=epoch.copy(), key=names, value=value.copy()))
+
+    def curve_loaders(self, key: Key) -> tuple[dict[str, Any], dict[str, Callable[[], Any]]]:
+        """Return what is known of the curves of a run, and functions that load the rest."""
+        loaders: dict[str, Callable[[], Any]] = dict(curves=partial(self.curves, key))
+        if key not in self._heads:
+            return {}, loaders
+        known = dict(curve_keys=self._heads[key]['curves'])
+        return known, loaders | dict(logged=partial(self._logged, key))
+
+    def _logged(self, key: Key) -> Logged:
+        keys = self._heads[key]['curves']
+        arrays = unpack(self._read(CURVES, key)) if keys else {}
+        codes, epoch, value = (arrays.get(one, _EMPTY) for one in ('codes', 'epoch', 'value'))
+        return keys, codes, epoch, value
 
     def measured(self, key: Key) -> dict[str, Measurement]:
         """Return the measurements of a run, whose case tables are loaded when they are used."""
