@@ -212,6 +212,14 @@ class AlbumentationsTransform(BaseTransform):
         return f'{type(self).__name__}({self.compose.transforms})'
 
 
+class _Transpose(A.Transpose):
+    """``Transpose`` by OpenCV, which is much faster than a copy of NumPy's transposed view."""
+
+    def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+        by_opencv = img.dtype in (np.uint8, np.float32) and img.shape[2:] in ((), (3,))
+        return cv2.transpose(img) if by_opencv else super().apply(img, **params)
+
+
 def _intensity_transforms(transform: Any) -> list[str]:
     """Return the names of the transforms, at any depth, that change the image only."""
     parts = getattr(transform, 'transforms', None) or []
@@ -253,6 +261,7 @@ def _build(transform: Any) -> A.BasicTransform | A.BaseCompose:
         if not isinstance(getattr(A, kind, None), type):
             raise ValueError(f'albumentations {A.__version__} has no transform {kind!r}')
         kind = getattr(A, kind)
+    kind = _Transpose if kind is A.Transpose else kind
     if 'transforms' in args:
         args['transforms'] = _build_each(args['transforms'])
     return _instantiate(kind, args)

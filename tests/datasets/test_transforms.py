@@ -134,6 +134,19 @@ def test_maps_keep_their_values_and_borders_are_0():
         assert not results['img'][:7].any()
 
 
+@pytest.mark.parametrize('dtype', ['uint8', 'uint16', 'int32', 'float32', 'float64'])
+@pytest.mark.parametrize('channels', [(), (1,), (3,), (4,), (5,)])
+def test_transpose_is_that_of_albumentations(dtype, channels):
+    image = np.random.default_rng(0).integers(0, 255, (5, 7, *channels)).astype(dtype)
+    (transpose,) = AlbumentationsTransform([dict(type=A.Transpose, p=1)]).compose.transforms
+    found = transpose(image=image, mask=image)
+    assert np.array_equal(found['image'], image.swapaxes(0, 1))
+    assert np.array_equal(found['mask'], image.swapaxes(0, 1))
+    assert found['image'].dtype == dtype
+    if dtype in ('uint8', 'float32') and channels in ((), (3,)):
+        assert transpose.apply(image).flags.c_contiguous  # a view would be copied slowly
+
+
 def test_img_shape_is_updated():
     results = apply(AlbumentationsTransform([A.Resize(10, 12)]), 0, gt_seg_map=quarters())
     assert results['img_shape'] == (10, 12) == results['gt_seg_map'].shape

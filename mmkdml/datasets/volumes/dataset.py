@@ -39,7 +39,7 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
         metainfo: Default: classes and colors by the manifest.
         **kwargs: ``allow_outside`` (see :class:`SplitFileMixin`), and arguments of mmseg's
             ``BaseSegDataset`` (``pipeline``, ``indices``, ``test_mode``...). ``image_cache`` has no
-            effect, because slices are memory-mapped.
+            effect, because slices are not compressed.
 
     Raises:
         FileNotFoundError: If the split file or a volume does not exist.
@@ -52,7 +52,7 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
     ) -> None:
         if kwargs.pop('image_cache', None) is not None:
             print_log(
-                'VolumeSliceDataset: image_cache has no effect, because slices are memory-mapped',
+                'VolumeSliceDataset: image_cache has no effect, because slices are not compressed',
                 'current',
                 logging.WARNING,
             )

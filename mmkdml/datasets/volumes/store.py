@@ -1,4 +1,4 @@
-"""Volumes stored as memory-mapped NumPy files of slices.
+"""Volumes stored as NumPy files of slices.
 
 A case has the files ``<case>.npy``, ``<case>_label.npy`` and ``<case>.json`` (:class:`Case`).
 """
@@ -6,8 +6,10 @@ A case has the files ``<case>.npy``, ``<case>_label.npy`` and ``<case>.json`` (:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -151,18 +153,38 @@ def read_slice(path: str | Path, context: int = 0) -> np.ndarray:
     file, _, number = str(path).rpartition(_SEPARATOR)
     if not is_slice(path):
         raise ValueError(f'{path}: expected a slice of a volume, such as CASE.npy#12')
+    index = int(number)
+    with open(file, 'rb', buffering=0) as stored:
+        state = os.fstat(stored.fileno())
+        shape, dtype, start = _layout(file, state.st_size, state.st_mtime_ns, state.st_ino)
+        if len(shape) not in (3, 4) or index >= shape[0]:
+            raise ValueError(
+                f'{path}: expected one of the {(*shape, 0)[0]} slices of a volume (D, C, H, W), '
+                f'got number {number} of {shape}'
+            )
+        context = context if len(shape) == 4 else 0
+        first, last = max(index - context, 0), min(index + context, shape[0] - 1)
+        block = np.empty((last - first + 1, *shape[1:]), dtype)
+        stored.seek(start + first * block[0].nbytes)
+        if stored.readinto(block.data) != block.nbytes:
+            raise ValueError(f'{file}: the file was truncated. Run the converter again')
+    return with_context(block, index - first, context) if block.ndim == 4 else block[0]
+
+
+@lru_cache(maxsize=4096)
+def _layout(file: str, *state: int) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Return shape, type and offset of the array in a file, whose size and times are ``state``.
+
+    Reading a header takes ten times as long as reading a small slice. Files are not kept mapped,
+    because mapped pages count as memory of the process.
+    """
     try:
-        volume = np.load(file, mmap_mode='r', allow_pickle=False)
+        volume = np.load(file, mmap_mode='r', allow_pickle=False)  # also compares shape and size
+        if not volume.flags.c_contiguous:
+            raise ValueError('expected C order, got Fortran order')
     except (EOFError, ValueError) as error:
         raise ValueError(f'{file}: unreadable volume ({error}). Run the converter again') from error
-    if volume.ndim not in (3, 4) or int(number) >= len(volume):
-        raise ValueError(
-            f'{path}: expected one of the {len(volume)} slices of a volume (D, C, H, W), got '
-            f'number {number} of {volume.shape}'
-        )
-    if volume.ndim == 3:
-        return np.array(volume[int(number)])
-    return with_context(volume, int(number), context)
+    return volume.shape, volume.dtype, volume.offset
 
 
 def with_context(volume: np.ndarray, number: int, context: int) -> np.ndarray:

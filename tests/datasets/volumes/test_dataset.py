@@ -45,7 +45,7 @@ def test_classes_are_those_of_the_manifest(build, monkeypatch):
     monkeypatch.setattr(module, 'print_log', lambda *args: warned.append(args))
     build(image_cache='ram')
     assert warned == [
-        ('VolumeSliceDataset: image_cache has no effect, because slices are memory-mapped',
+        ('VolumeSliceDataset: image_cache has no effect, because slices are not compressed',
          'current', logging.WARNING)
     ]  # fmt: skip
 

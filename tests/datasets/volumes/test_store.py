@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,22 @@ def test_neighbors_become_channels_and_the_border_is_repeated(tmp_path, number):
     assert (np.load(tmp_path / 'a.npy') == volume).all()
 
 
+def test_headers_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
+    loads = []
+    load = np.load
+    monkeypatch.setattr(np, 'load', lambda *args, **kw: (loads.append(args), load(*args, **kw))[1])
+    path = tmp_path / 'a.npy'
+    for shape in ((4, 1, 2, 3), (2, 1, 3, 5)):
+        volume = np.random.default_rng(0).random(shape)
+        path.unlink(missing_ok=True)
+        np.save(path, volume)
+        for number in (0, 1, 0):
+            assert (read_slice(f'{path}#{number}')[..., 0] == volume[number, 0]).all()
+    assert len(loads) == 2
+    maps = Path('/proc/self/maps')  # mapped pages count as memory
+    assert not maps.exists() or str(path) not in maps.read_text()
+
+
 def test_label_has_no_channels(tmp_path):
     label = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     np.save(tmp_path / 'a_label.npy', label)
@@ -91,6 +108,10 @@ def test_invalid_slices_are_refused(tmp_path):
         read_slice(tmp_path / 'a.npy')
     with pytest.raises(FileNotFoundError):
         read_slice(tmp_path / 'b.npy#0')
+    np.save(tmp_path / 'b.npy', np.zeros((2, 1, 3, 3), order='F'))
+    with pytest.raises(ValueError, match=r'b\.npy: unreadable volume .*Fortran'):
+        read_slice(tmp_path / 'b.npy#0')
+    read_slice(tmp_path / 'a.npy#0')
     (tmp_path / 'a.npy').write_bytes((tmp_path / 'a.npy').read_bytes()[:-9])
     with pytest.raises(ValueError, match=r'a\.npy: unreadable volume'):
         read_slice(tmp_path / 'a.npy#0')
