@@ -20,11 +20,11 @@ _STEPS = ('val_step', 'test_step')
 class FusedEvaluationHook(Hook):
     """Validate and test single networks with :func:`use_fused_step`.
 
-    The copy is freed afterwards, because hooks may change weights without a trace.
+    The copy is freed afterwards, because later changes of weights by hooks may not be detected.
     """
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Begin to predict with a copy, which is made for the first batch."""
+        """Predict with a copy, which is built for the first batch."""
         use_fused_step(unwrap_model(runner.model))
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
@@ -37,9 +37,9 @@ class FusedEvaluationHook(Hook):
 
 
 def use_fused_step(network: Any) -> None:
-    """Let a single network predict with its copy, see :class:`InferenceCopies`.
+    """Predict with a copy of a single network, see :class:`InferenceCopies`.
 
-    Classrooms do so by themselves, and networks of other tasks are left as they are.
+    Classrooms use copies themselves. Networks of other tasks are not changed.
     """
     if isinstance(network, KnowledgeDistiller):
         return

@@ -30,7 +30,7 @@ _TIMM_NORM = 'BatchNormAct2d'  # of timm, with dropout and an activation as part
 
 @dataclass
 class _Entry:
-    """Copy of a network: ``pairs`` and ``convolutions`` describe how to make it again."""
+    """Copy of a network: ``pairs`` and ``convolutions`` describe how to build it again."""
 
     network: nn.Module
     modules: list[nn.Module] = field(default_factory=list)
@@ -50,7 +50,7 @@ class InferenceCopies:
     weights also have its dtype. All other tensors are shared with the network.
     Outputs differ from those of the network by rounding, about 1e-6 in float32.
 
-    A copy is made on first use and again when weights have changed. Copies are not part of the
+    A copy is built on first use, and again when weights have changed. Copies are not part of the
     network or its state dict, and are not included when this object is copied or pickled.
 
     Args:
@@ -239,7 +239,7 @@ def _outputs(run: Run, network: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Return whether a module only normalizes, with running statistics, and maybe activates."""
+    """Return whether a module only normalizes, with running statistics, and may activate."""
     known = type(module) in _NORMS or type(module).__name__ == _TIMM_NORM
     return known and isinstance(module, _BatchNorm) and module.running_mean is not None
 
