@@ -55,7 +55,7 @@ fuzz: $(READY)  ## test random files and settings, FUZZ_EXAMPLES=1000 per test
 	    -o faulthandler_timeout=0 tests/fuzz
 
 # Ctrl-C stops the daemons, too.
-cluster-test: $(READY)  ## test Slurm, torchrun and databases, started on this machine
+cluster-test: $(READY)  ## test Slurm, torchrun and database servers on this machine
 	MMKDML_CLUSTER_TEST=1 OMP_NUM_THREADS=1 $(PY) -m pytest -rs tests/cluster
 
 check: lint types layers duplicates  ## run the next four targets

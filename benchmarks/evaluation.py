@@ -42,10 +42,9 @@ def measure_evaluation(
 ) -> dict[str, EvaluationCost]:
     """Measure the forward passes of all members and the metrics of a config, on random images.
 
-    The forward passes include preprocessing, the ensemble, and masks at the original size. A
-    metric by itself computes what it shares with others in an evaluation, so that the costs of all
-    metrics together are lower than their sum. What a metric computes once, after the last batch,
-    is not included.
+    The forward passes include preprocessing, the ensemble, and masks at the original size. An
+    individual metric also computes the values that it would share with others, so all metrics
+    together cost less than their sum. Computations after the last batch are not included.
 
     Args:
         config: Config of a classroom or baseline with its evaluators; no data set is needed.
@@ -53,8 +52,8 @@ def measure_evaluation(
         original_size: (H, W) at which masks are scored. Default: the networks' input size.
 
     Returns:
-        Costs by name: the forward passes, then the metrics of each split, together and by
-        themselves.
+        Costs by name: the forward passes, then the metrics of each split, together and
+        individually.
 
     Raises:
         TypeError: If the model is neither a classroom nor a network of a supported task.
@@ -110,7 +109,7 @@ def forward_of(inspection: Any, batch_size: int, original_size: Sequence[int]) -
 
 
 def metrics_of(config: Config) -> Iterator[tuple[str, list[dict]]]:
-    """Yield names and configs of the metrics of each split, together and by themselves."""
+    """Yield names and configs of the metrics of each split, together and individually."""
     for split, key in SPLITS.items():
         if not config.get(key):
             continue

@@ -155,14 +155,14 @@ def fabricate(path: Path) -> None:
         own = text.replace('seed=0', f'seed={run.seed}') + f'# {run.name}\n'
         result = serialize_result(*_result(rng, members, run.key, own))
         if not store.claim(run, 'worker', time.time()):
-            raise ValueError(f'{run.key} is not free')
+            raise ValueError(f'Invalid state of {run.key}: expected waiting, got {run.state}')
         _finish(store, run, result, deserialize_result)
 
 
 def _finish(store: Any, run: Any, result: bytes, deserialize: Any) -> None:
     from mmkdml.experiments.suites.summaries import summarize_result
 
-    # As a worker does.
+    # A worker does the same.
     store.finish(run, 'worker', result, 60.0, summarize_result(*deserialize(result)))
 
 

@@ -135,7 +135,7 @@ def import_mmdet_datasets(module: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def defer_scipy_optimize(module: Any) -> Iterator[None]:
-    """Let MMSegmentation's assigner import ``scipy.optimize`` when it is called.
+    """Defer the import of ``scipy.optimize`` by MMSegmentation's assigner until it is called.
 
     Args:
         module: The module ``mmseg.models.assigners.hungarian_assigner``.
@@ -156,7 +156,7 @@ def defer_scipy_optimize(module: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def defer_huggingface_hub(module: Any) -> Iterator[None]:
-    """Let albumentations import the client of Hugging Face when it is asked for.
+    """Defer the import of the Hugging Face client by albumentations until it is used.
 
     Args:
         module: The module ``albumentations.core.hub_mixin``.
@@ -173,7 +173,7 @@ def defer_huggingface_hub(module: Any) -> Iterator[None]:
 
 
 def defer_figure(module: Any) -> None:
-    """Let mmengine's visualizer create its figure when it draws; a training only logs numbers.
+    """Defer the figure of mmengine's visualizer until it draws; a training only logs numbers.
 
     Args:
         module: The module ``mmengine.visualization.visualizer``.
@@ -200,7 +200,7 @@ def defer_figure(module: Any) -> None:
 
 
 class _HuggingFaceHub:
-    """True if the package is installed, which is imported to find out."""
+    """Flag that imports the package when it is evaluated; true if it is installed."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -239,7 +239,7 @@ def import_frameworks() -> None:
 
 
 load_yaml_safely()
-# Not needed to train, and a sixth of the time until the first step.
+# A training does not need these modules, which take a sixth of the time until its first step.
 defer_imports(
     *('ftfy', 'pandas', 'scipy.interpolate', 'scipy.special', 'timm'),
     *('torchvision.datasets', 'torchvision.models'),

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Run a command in a Slurm batch job; near the time limit, stop it and requeue the job.
 # tools/slurm_train.sh and tools/slurm_suite.sh submit it. `sbatch --signal=B:USR1@SECONDS`
-# announces the time limit, so that scancel and preemption (SIGTERM) are told apart from it.
+# announces the time limit, so that it differs from scancel and preemption (SIGTERM).
 set -uo pipefail
 {  # Bash reads the whole block first, so that the file may change while a job runs.
 if [ $# -lt 3 ]; then
-    echo "usage: $0 SECONDS EXIT_CODE COMMAND...   # EXIT_CODE: that of a stopped command" >&2
+    echo "usage: $0 SECONDS EXIT_CODE COMMAND...   # EXIT_CODE: code of a stopped command" >&2
     exit 2
 fi
 # With the id of an array, all jobs of the array would be requeued.
@@ -16,7 +16,7 @@ shift 2
 
 stop() {
     is_near=1 is_trapped=1
-    # The rest is for Slurm to end what does not stop.
+    # In the remaining time, Slurm can kill what does not stop.
     (sleep $((seconds * 2 / 3)) && kill -ALRM $$ 2> /dev/null) &
     if [ "$1" = srun ]; then  # SIGTERM to srun would kill its tasks
         scancel --signal=TERM "$job"
@@ -43,8 +43,8 @@ if [ -z "$is_near" ] || [ -z "$is_stopped" ]; then
     exit "$code"
 fi
 if [ "$attempts" -ge "${MAX_ATTEMPTS:-100}" ]; then
-    echo "time limit of attempt $attempts: expected at most ${MAX_ATTEMPTS:-100} attempts. Submit" \
-         "the job again to continue, with a longer --time or another MAX_ATTEMPTS" >&2
+    echo "attempts of job $job: expected an end within ${MAX_ATTEMPTS:-100} attempts (MAX_ATTEMPTS)," \
+         "got the time limit of attempt $attempts. Submit the job again with a longer --time" >&2
     exit 1
 fi
 echo "time limit of attempt $attempts: requeueing job $job"

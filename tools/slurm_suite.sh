@@ -11,6 +11,14 @@ fi
 partition=$1 job=$2 suite=$3 tools=$(dirname "$0")
 shift 3
 gpus=${GPUS:-1} seconds=${STOP_SECONDS:-120} gres=''
+if [[ ! $gpus =~ ^[0-9]+$ ]]; then
+    echo "GPUS: expected a number of GPUs, got $gpus. Use GPUS=0 to train on CPUs" >&2
+    exit 2
+fi
+if ! command -v sbatch > /dev/null; then
+    echo "sbatch: expected Slurm's command in PATH, got none. Run $0 on a machine of the cluster" >&2
+    exit 2
+fi
 [ "$gpus" -eq 0 ] || gres=--gres=gpu:$gpus
 # 1: exit code of a suite that was stopped.
 # shellcheck disable=SC2086  # SBATCH_ARGS holds several words

@@ -15,6 +15,14 @@ fi
 partition=$1 job=$2 config=$3 tools=$(dirname "$0")
 shift 3
 gpus=${GPUS:-1} seconds=${STOP_SECONDS:-120} gres=''
+if [[ ! $gpus =~ ^[0-9]+$ ]]; then
+    echo "GPUS: expected a number of GPUs, got $gpus. Use GPUS=0 to train on CPUs" >&2
+    exit 2
+fi
+if ! command -v sbatch > /dev/null; then
+    echo "sbatch: expected Slurm's command in PATH, got none. Run $0 on a machine of the cluster" >&2
+    exit 2
+fi
 if [ "$gpus" -eq 0 ]; then
     tasks=${TASKS:-1}
 else
@@ -22,7 +30,7 @@ else
 fi
 per_node=${TASKS_PER_NODE:-${GPUS_PER_NODE:-$((tasks < 8 ? tasks : 8))}}
 [ "$gpus" -eq 0 ] || gres=--gres=gpu:$per_node
-cpus=--cpus-per-task=${CPUS_PER_TASK:-5}  # srun does not take it from sbatch since Slurm 22.05
+cpus=--cpus-per-task=${CPUS_PER_TASK:-5}  # since Slurm 22.05, srun ignores that of sbatch
 # 143: exit code of a training stopped by SIGTERM.
 # shellcheck disable=SC2086  # SBATCH_ARGS holds several words
 exec sbatch -p "$partition" --job-name="$job" ${gres:+"$gres"} --ntasks="$tasks" \

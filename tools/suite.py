@@ -30,12 +30,14 @@ def main() -> None:
         '--engine',
         choices=('local', 'ray'),
         default='local',
-        help='ray: execute the runs as tasks of Ray, on all machines of its cluster '
+        help='execute the runs in local workers, or as tasks of Ray on all machines of its cluster '
         '(default: %(default)s)',
     )
     for_ray = work.add_argument_group('options of --engine ray')
     for_ray.add_argument(
-        '--address', help='address of the cluster (default: that of this machine, or a new one)'
+        '--address',
+        help='address of the cluster; auto: that of this machine (default: RAY_ADDRESS, the '
+        'cluster of this machine, or a new one)',
     )
     for_ray.add_argument(
         '--cpus', type=float, metavar='N', help='CPU cores per run (default: one per process)'
@@ -134,7 +136,11 @@ def main() -> None:
     )  # fmt: skip
     args = parser.parse_args()
     if 'engine' in args and (option := option_of_other_engine(args)):
-        parser.error(f'argument {option}: no option of --engine {args.engine}')
+        other = 'local' if args.engine == 'ray' else 'ray'
+        parser.error(
+            f'argument {option}: expected --engine {other}, got --engine {args.engine}. Remove one '
+            'of these options'
+        )
     if getattr(args, 'out', None):
         from mmkdml.apis.output_folder import refuse_existing
 

@@ -52,7 +52,7 @@ class FusedEvaluationHook(Hook):
 
 
 def use_fused_step(network: Any) -> None:
-    """Let a single network predict with its copy, see :class:`InferenceCopies`.
+    """Predict with a copy of a single network, see :class:`InferenceCopies`.
 
     Classrooms do so by themselves. Networks of other tasks, and those with a ``val_step`` or
     ``test_step`` of their own, are left as they are.

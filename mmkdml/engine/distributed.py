@@ -60,8 +60,8 @@ def _first_host(nodes: str) -> str:
 def restarted_store(timeout: timedelta | None = None) -> dict[str, Any]:
     """Return arguments of ``init_process_group`` for a restart by torchrun, otherwise none.
 
-    torchrun keeps its store, and the restarted processes would wait for the addresses of killed
-    ones in it.
+    torchrun keeps its store, which contains the addresses of killed processes. Restarted processes
+    would wait for them.
 
     Args:
         timeout: Timeout of the store. Default: PyTorch's.

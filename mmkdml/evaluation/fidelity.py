@@ -190,7 +190,7 @@ def _compare(batch: Batch, teacher: str) -> list[dict[str, _Comparison]]:
         ]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f'expected predictions of {name} for the same pixels and classes as the teacher, '
+                f'Invalid predictions of {name}: expected the pixels and classes of the teacher, '
                 f'got (M, K) {shapes[0]} and {shapes[1]}'
             )
     number = batch.number_of_classes(teacher)

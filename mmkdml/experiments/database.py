@@ -1,4 +1,4 @@
-"""Access to databases that may be away for a while: time-outs, retries and error messages."""
+"""Access to databases that may be unavailable: time-outs, retries and error messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmkdml.experiments.database_errors import (
 LOCK_SECONDS = 60.0
 CONNECT_SECONDS = 10
 STATEMENT_SECONDS = 60
-# How long workers retry; another program than a worker fails at once.
+# Workers retry for this duration; other programs fail at once.
 RETRY_SECONDS = 600.0
 _STOP_SECONDS = 5.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.2, 10.0
@@ -51,7 +51,7 @@ class UnavailableError(ValueError):
 
 
 class Database:
-    """Calls functions that use a database, each with a time limit, and again if it is away.
+    """Call functions that use a database with a time limit, and retry transient errors.
 
     A restarted server, a lost connection, a lock and a server that does not answer are transient
     errors: they are retried with increasing delays for :attr:`retry_seconds`. All other errors are
@@ -66,9 +66,9 @@ class Database:
     Attributes:
         url: The URL without passwords, for messages.
         engine: Set by the owner; after a time-out its connections are not used again.
-        retry_seconds: How long transient errors are retried. Default: not at all.
+        retry_seconds: Duration of the retries of transient errors. Default: 0.
         stop: When set, calls end within some seconds and are not retried.
-        log: Prints a line when the database gets lost and when it is back.
+        log: Prints a line when the connection is lost and when it is back.
         back_since: Value of ``time.monotonic()`` when the database was back after an outage.
 
     Raises:
@@ -95,7 +95,7 @@ class Database:
         with self._explain_errors():
             parsed = sa.make_url(url)
             if '@' in (parsed.host or ''):
-                raise ValueError('expected one @. Write an @ of the password as %40')
+                raise ValueError('expected one @, got several. Write @ in the password as %40')
             self._backend = parsed.get_backend_name()
             self.engine_options = self._engine_options(parsed)
         self._errors = errors
@@ -178,7 +178,7 @@ class Database:
     def _call_in_thread(self, function: Callable[[], T]) -> T:
         """Call a function in a thread, which is abandoned if it does not return in time.
 
-        No driver limits all of: looking up a host, connecting, waiting for a paused server.
+        No driver limits all three: host lookup, connecting, and waiting for a paused server.
         """
         if self._limit is None:
             return function()
@@ -213,7 +213,7 @@ class Database:
             self._lost_since = self._lost_since or time.monotonic()
         if is_new:
             self.log(
-                f'database {self.url} is away: {reason}. Retrying for up to {in_words(seconds)}'
+                f'database {self.url} is unavailable: {reason}. Retrying for {in_words(seconds)}'
             )
 
     def _note_back(self) -> None:

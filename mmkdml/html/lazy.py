@@ -1,4 +1,4 @@
-"""Parts of a page that are compressed until they are seen, for pages of many megabytes."""
+"""Compressed parts of pages of many megabytes, which are inserted when they come into view."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def compressed(html: str, note: str, lazy: bool = True) -> Markup:
 
     Args:
         html: The part.
-        note: Text in its place without scripts, in print, and until it is inserted.
+        note: Text that replaces it without scripts, in print, and until it is inserted.
         lazy: False returns the part as it is.
     """
     if not lazy:

@@ -253,7 +253,7 @@ def _outputs(run: Run, network: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Return whether a module only normalizes, with running statistics, and maybe activates."""
+    """Return whether a module only normalizes, with running statistics, and may activate."""
     known = type(module) in _NORMS or type(module).__name__ == _TIMM_NORM
     return known and isinstance(module, _BatchNorm) and module.running_mean is not None
 

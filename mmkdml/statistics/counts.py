@@ -68,8 +68,8 @@ class CaseCounts:
         counts = self.counts.counts if isinstance(self.counts, Scored) else self.counts
         if not isinstance(counts, np.ndarray):
             return ''
-        # TP, FP and FN: the last digits of scores differ between machines. Without the classes that
-        # only other runs have.
+        # Only TP, FP and FN, because the last digits of scores differ between machines. Classes
+        # that only other runs have are removed.
         counts = counts[:, :3]
         used = np.flatnonzero(counts.any((0, 1)))
         counts = np.ascontiguousarray(counts[..., : used[-1] + 1 if len(used) else 0])
@@ -141,7 +141,7 @@ class Counts:
 
     task: str
     by_entry: Mapping[Entry, Mapping[int, CaseCounts]]
-    # Of bootstrap.estimate, so that tables and claims share them.
+    # Cache of bootstrap.estimate, which tables and claims share.
     estimators: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def scores(self, measure: str) -> dict[Entry, dict[int, float]]:
@@ -225,7 +225,7 @@ def count_cases(record: SuiteRecord, checkpoint: str) -> Counts:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is known of a case table before its predictions are counted.
+    """Properties of a case table that are known before its predictions are counted.
 
     Attributes:
         task: See :func:`~mmkdml.statistics.measures.task_of_cases`.

@@ -42,7 +42,7 @@ def bootstrap(
     Returns:
         The values, (n,); NaN where the measure is undefined in a resample.
     """
-    # Imported late: slow, and only needed for figures.
+    # The import is slow, and only figures need it.
     stats = require('scipy.stats', extra='experiments', purpose='confidence intervals')
     sizes = {'seeds': seeds, 'groups': groups}
     drawn = [name for name, size in sizes.items() if size > 1]

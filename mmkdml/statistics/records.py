@@ -22,7 +22,7 @@ Logged = tuple[Sequence[str], np.ndarray, np.ndarray, np.ndarray]
 
 
 class Lazy:
-    """Base of records some of whose attributes are loaded when they are used."""
+    """Base class of records with attributes that are loaded when they are used."""
 
     if not TYPE_CHECKING:  # otherwise misspelled attributes would be valid
 

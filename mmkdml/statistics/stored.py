@@ -52,10 +52,10 @@ def summarize_cases(cases: pd.DataFrame) -> tuple[dict[str, Any], bytes]:
     """Summarize a case table.
 
     Returns:
-        What tables need: task, classes, measures, and by member the totals over all
-        cases, a digest of the predictions and one of the cases. What statistics need: the counts by
-        group of each member, for :func:`unpack`. Scores of classes and detected boxes are not
-        contained, because they are as large as the case table.
+        Head and counts. The head is needed by tables: task, classes, measures, and by member the
+        totals over all cases, a digest of the predictions and one of the cases. The counts are
+        needed by statistics: those of each member by group, for :func:`unpack`. Scores of classes
+        and detected boxes are not included, because they are as large as the case table.
     """
     classes = class_count(cases)
     members, arrays = {}, {}
@@ -67,7 +67,7 @@ def summarize_cases(cases: pd.DataFrame) -> tuple[dict[str, Any], bytes]:
         else:
             content |= dict(total=total)
         members[name] = content
-        # Of scored cases without the squared errors.
+        # Squared errors of scored cases are not stored.
         if isinstance(one.counts, Scored):
             arrays[name] = _narrow(one.counts.counts[:, :3])
         elif isinstance(one.counts, np.ndarray):

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
     if os.environ.get('MMKDML_CLUSTER_TEST') != '1':
         for item in items:
             if item.path.parent == FOLDER:
-                item.add_marker(pytest.mark.skip(reason='only `make cluster-test` runs it'))
+                item.add_marker(pytest.mark.skip(reason='run by `make cluster-test`'))
 
 
 @pytest.fixture(scope='session')

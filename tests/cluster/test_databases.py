@@ -94,7 +94,7 @@ def test_run_that_ends_while_the_server_is_down_is_recorded(server, workers, fau
     process = workers.start()
     wait_for(workers.executions)
     getattr(server, 'stop' if fault == 'restart' else 'kill')()
-    wait_for(lambda: 'is away' in process.output.read_text())
+    wait_for(lambda: 'is unavailable' in process.output.read_text())
     release(workers)
     wait_for((workers.folder / 'a/seed_0/result.json.gz').exists)
     server.start()
@@ -153,7 +153,7 @@ def test_errors_that_do_not_pass_are_raised_at_once(server, workers):
         assert process.wait(300) == 1
         text = process.output.read_text()
         assert 'Cannot access the database' in text
-        assert 'away' not in text
+        assert 'unavailable' not in text
         assert 'canary' not in text
 
 

@@ -137,7 +137,7 @@ def test_invalid_inputs_raise(run):
     sample = segmented(torch.zeros(2, 2, dtype=torch.long))
     sample.gt_sem_seg = PixelData(data=torch.zeros(1, 3, 3, dtype=torch.long))
     sample.members = BaseDataElement(student_1=sample.clone(), student_2=sample.clone())
-    with pytest.raises(ValueError, match=r"of the size of the truth, 9, got \{'student_1': 4"):
+    with pytest.raises(ValueError, match=r"the size of the truth, 9, got \{'student_1': 4"):
         run(Diversity(), [sample])
 
 

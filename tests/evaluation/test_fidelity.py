@@ -171,7 +171,7 @@ def test_no_values_without_a_teacher(run):
 
 def test_different_shapes_raise(run):
     predictions = dict(teacher=[0.2, 0.8], student_1=[0.2, 0.7, 0.1], ensemble=[0.2, 0.8])
-    with pytest.raises(ValueError, match=r'predictions of student_1 .* got \(M, K\) \(1, 3\) and'):
+    with pytest.raises(ValueError, match=r'predictions of student_1: .* got \(M, K\) \(1, 3\) and'):
         run(Fidelity(), [classroom(classified, **predictions)])
 
 

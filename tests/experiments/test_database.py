@@ -81,7 +81,7 @@ def test_transient_errors_are_retried_with_increasing_delays(make, clock):
     assert clock.delays == sorted(clock.delays)
     assert clock.delays[0] < 1 < clock.delays[-1] <= 10
     assert len(lines) == 2  # one outage
-    assert 'away' in lines[0]
+    assert 'unavailable' in lines[0]
     assert 'back' in lines[1]
     assert database.back_since == clock.now
 

@@ -206,7 +206,9 @@ def test_storage_is_a_database_url(tmp_path, output_of, small):
 def test_options_of_the_other_engine_are_refused(tool, tmp_path, capsys, engine, option):
     with pytest.raises(SystemExit, match='2'):
         tool('suite', 'run', tmp_path, '--engine', engine, option, '2', experiment=False)
-    assert f'{option}: no option of --engine {engine}' in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert option in message
+    assert f'got --engine {engine}' in message
 
 
 def test_clock_of_another_machine_may_be_ahead(tmp_path, output_of, small):

@@ -11,7 +11,7 @@ from mmkdml.apis.run.comparison import recorded_identity
 
 #: Key of the attempts in ``identity.json``.
 ATTEMPTS = 'attempts'
-#: Most attempts of a job that start at the same iteration.
+#: Maximum number of attempts of a job that start at the same iteration.
 MOST_ATTEMPTS = 5
 
 
@@ -61,8 +61,8 @@ def count_attempt(
     if number > MOST_ATTEMPTS:
         raise ValueError(
             f'{folder}: expected progress between the attempts of {job}, got {MOST_ATTEMPTS} '
-            f'attempts that started at iteration {iteration}. See the logs in the folder; if the '
-            'time limit is too short for an iteration, raise it. Then start a new job with --resume'
+            f'attempts that started at iteration {iteration}. See the logs in the folder, and '
+            'increase the time limit if it is too short. Then start a new job with --resume'
         )
     return dict(job=job, iteration=iteration, number=number)
 

@@ -80,8 +80,8 @@ class Batch:
         wrong = [one.numel() for one in maps if set(sizes.values()) != {one.numel()}]
         if wrong:
             raise ValueError(
-                f'expected predictions of the size of the truth, {wrong[0]}, got {sizes}. Move '
-                'Resize before the loading of masks in the pipeline'
+                f'Invalid predictions: expected the size of the truth, {wrong[0]}, got {sizes}. '
+                'Move Resize before LoadAnnotations in the pipeline'
             )
         return stacked_labels(maps).to(self.labels(self.names[0]).device)
 

@@ -134,7 +134,7 @@ def binned(confidences: Tensor, right: Tensor, first: Tensor, bins: int) -> Tens
     """Count predictions, confidences and correct predictions by confidence.
 
     Bins are [low, high), as in torchmetrics; the last one includes 1. Sums are ``nan`` for images
-    with a confidence that is no number.
+    with a confidence that is NaN.
 
     Args:
         confidences: In [0, 1], (N, M), float64; overwritten.

@@ -21,8 +21,8 @@ class _Entry(NamedTuple):
 def shared(function: Callable[..., T]) -> Callable[..., T]:
     """Decorate a function of tensors so that a call with the same tensors is computed once.
 
-    The same means identical objects that were not modified in between (modifications of tensors of
-    inference mode are not noticed). A result is dropped as soon as one of its tensors is freed, so
+    The same means identical objects that were not modified in between (changes of tensors of
+    inference mode are not detected). A result is dropped as soon as one of its tensors is freed, so
     that nothing outlives a batch.
 
     Args:

@@ -1,4 +1,4 @@
-"""Learning curves of large suites: small charts that are drawn in a millisecond."""
+"""Learning curves of large suites, as small charts that are fast to draw."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Chart:
 
     Attributes:
         group: Variant of the suite, with the numbers of the runs if it has several charts.
-        title: What is drawn.
+        title: Metric or loss that is drawn.
         svg: The chart.
         lines: Its lines, for the legend.
     """

@@ -54,7 +54,7 @@ class SuiteDisplay:
             self._refresh()
 
     def note(self, text: str) -> None:
-        """Print a line without reading the database, which may be away."""
+        """Print a line without reading the database, which may be unavailable."""
         self._log(text)
 
     def started(self) -> None:

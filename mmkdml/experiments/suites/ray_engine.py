@@ -17,7 +17,7 @@ from mmkdml.experiments.suites.suite import Suite
 from mmkdml.optional import require
 from mmkdml.statistics.records import RUNNING, WAITING
 
-#: How often a task is started again after its node was lost.
+#: Maximum number of restarts of a task whose node is lost.
 MAX_RETRIES = 10
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 1.0

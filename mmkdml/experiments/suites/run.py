@@ -141,7 +141,7 @@ def run_workers(
         for number, handler in handlers.items():
             signal.signal(number, handler)
         store.database.stop = threading.Event()
-    # A stopped worker does not wait for a database that is away.
+    # A stopped worker does not wait for a database that is unavailable.
     if errors and not (signals and isinstance(errors[0], UnavailableError)):
         raise errors[0]
     if signals:

@@ -1,4 +1,4 @@
-"""Summaries of results: what tables, statistics and reports need, without case tables.
+"""Summaries of results, from which tables, statistics and reports are computed.
 
 A summary has parts, so that a command reads only what it needs. ``scores`` are metrics and total
 counts, ``counts/<checkpoint>`` the counts by group of cases; ``curves`` and ``metadata`` are those
@@ -27,7 +27,7 @@ from mmkdml.statistics.counts import CaseCounts, Summary, count_members
 from mmkdml.statistics.records import NO_CURVES, Logged, Measurement, lazily
 from mmkdml.statistics.stored import Arrays, Cases, StoredCounts, pack, summarize_cases, unpack
 
-# Part of the names of all parts. Increase it when another version counts differently.
+# Prefix of the names of all parts. Increase it when the content of summaries changes.
 VERSION = 1
 SCORES, COUNTS, CURVES, METADATA = 'scores', 'counts', 'curves', 'metadata'
 _CHUNK = 100  # runs that are read at once
@@ -74,7 +74,7 @@ def _content(content: bytes) -> dict[str, Any]:
 
 
 class Summaries:
-    """Results of the finished runs of a suite, of which little is in memory at any time.
+    """Results of the finished runs of a suite, of which few are in memory at any time.
 
     Missing summaries are computed from the results, and stored if the database allows it.
 
@@ -239,7 +239,7 @@ class Summaries:
 
 
 def _kept(kept: OrderedDict[Any, Any], key: Any, load: Callable[[], Any], most: int) -> Any:
-    """Return a value that was used before, or load it and forget the one used least recently."""
+    """Return a value that was used before, or load it and drop the least recently used one."""
     if key not in kept:
         kept[key] = load()
         while len(kept) > most:

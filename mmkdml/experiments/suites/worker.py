@@ -75,7 +75,7 @@ class Worker:
 
     A run whose worker is lost is claimed again: at once if the worker ran on this machine and its
     process has exited, otherwise after :data:`GRACE_SECONDS` without a heartbeat. If its result is
-    in its folder, it is only recorded. A database that is away is retried as :attr:`store` is
+    in its folder, it is only recorded. An unavailable database is retried as :attr:`store` is
     configured; then the run is interrupted, and can be resumed.
 
     Args:
@@ -239,7 +239,7 @@ class Worker:
         try:
             self.store.release(run, self.name)
         except UnavailableError:  # others find that the worker has exited
-            self.display.note(f'{run.key} stopped; the database is away')
+            self.display.note(f'{run.key} stopped; the database is unavailable')
         else:
             self.display.line(f'{run.key} stopped; it can be resumed')
 

@@ -52,11 +52,11 @@ def open_study(
     Args:
         url: SQLAlchemy URL of the database.
         name: Name of the study.
-        direction: Of the optimization.
+        direction: Direction of the optimization.
         settings: Settings text of the search.
         sampler: Optuna's sampler.
         pruner: Optuna's pruner.
-        database: Retries of the database. Default: none.
+        database: Retries calls of the storage. Default: no retries.
 
     Raises:
         ValueError: If the study was started with other ``settings`` (lists the differences), or if
@@ -121,7 +121,7 @@ def counted_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 class _RetryingStorage(RDBStorage):
-    """RDBStorage that retries its methods while the database is away."""
+    """RDBStorage that retries its methods while the database is unavailable."""
 
     def __init__(self, database: Database, url: str, **options: Any) -> None:
         self._database = database

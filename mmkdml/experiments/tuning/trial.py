@@ -30,7 +30,7 @@ class TrialHook(Hook):
 
     Attributes:
         values: Reported scores.
-        by_epoch: The last one of each epoch.
+        by_epoch: Last reported score of each epoch.
     """
 
     # Runs after the logger, and before the checkpoint hook, which fails if the metric is missing.
@@ -124,7 +124,7 @@ def train_trial(
 
 
 class SavedScore:
-    """Score of a trial in its folder, until the database has it.
+    """Score of a trial, which is kept in its folder until the database records it.
 
     Args:
         trial: The trial.

@@ -278,7 +278,7 @@ class Tuner:
         except UnavailableError:
             raise
         except KeyboardInterrupt:
-            self._database.stop.set()  # do not wait for a database that is away
+            self._database.stop.set()  # do not wait for an unavailable database
             with suppress(UnavailableError):
                 requeue(trial.study, trial.study.get_trials()[trial.number])
             raise

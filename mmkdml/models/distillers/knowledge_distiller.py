@@ -79,7 +79,7 @@ class KnowledgeDistiller(FrameworkCalls, WithFrozenMembers):
         learned_weights: Config of :class:`UncertaintyWeighting` or :class:`GradNorm`, which learn
             factors of the weights of each learner. Default: the weights are not learned.
         fuse_batch_norms: Fuse batch normalizations of frozen members, and of all members while they
-            predict, into the convolutions before them. It is faster, and changes values only by
+            predict, into the convolutions before them. This is faster, and changes values only by
             rounding; see :class:`mmkdml.models.inference_copies.InferenceCopies`.
 
     Raises:

@@ -146,7 +146,7 @@ def test_signal_during_an_outage_ends_as_usual(make_suite, script, monkeypatch, 
 
     def interrupt():
         try:
-            wait_for(lambda: any('away' in line for line in lines))
+            wait_for(lambda: any('unavailable' in line for line in lines))
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
 

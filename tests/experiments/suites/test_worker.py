@@ -327,7 +327,7 @@ def test_run_continues_and_is_recorded_after_an_outage(make_suite, start, outage
     assert errors == []
     assert states(store) == {'run/seed_0': DONE}
     assert len(executions(suite, 'run/seed_0')) == 1
-    assert 'away' in faults.lines[0]
+    assert 'unavailable' in faults.lines[0]
     assert 'back' in faults.lines[1]
 
 

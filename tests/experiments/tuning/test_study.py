@@ -194,7 +194,7 @@ def test_trial_is_recorded_after_an_outage(away):
     assert trial.state == TrialState.COMPLETE
     assert trial.intermediate_values == {1: trial.value}
     # Heartbeats may end an outage before the second error.
-    assert sum('away' in line for line in lines) >= 3
+    assert sum('unavailable' in line for line in lines) >= 3
 
 
 def test_result_whose_confirmation_was_lost_is_recorded_once(away, monkeypatch):

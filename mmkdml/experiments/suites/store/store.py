@@ -30,8 +30,8 @@ class SuiteStore(SummaryStore):
     Args:
         url: SQLAlchemy URL of the database, e.g. ``sqlite:///path/suite.db``.
         lock_seconds: Time to wait for a lock of SQLite.
-        retry_seconds: How long errors of a database that is away are retried.
-        log: Prints a line when the database gets lost and when it is back.
+        retry_seconds: Duration of the retries while the database is unavailable.
+        log: Prints a line when the connection is lost and when it is back.
 
     Attributes:
         url: The URL without its password, for messages.
@@ -51,7 +51,7 @@ class SuiteStore(SummaryStore):
         Args:
             work_dir: The folder.
             create: Create the database if it does not exist.
-            retry_seconds: How long to retry while another program has locked it.
+            retry_seconds: Duration of the retries while another program has locked it.
 
         Raises:
             FileNotFoundError: If it does not exist and ``create`` is false.
@@ -143,7 +143,7 @@ class SuiteStore(SummaryStore):
         """Return the states of all runs, in the order of the suite.
 
         Args:
-            retry: Wait for a database that is away.
+            retry: Retry while the database is unavailable.
         """
         fields = list(RunState.__dataclass_fields__)
         columns = sa.select(*(getattr(RunRow, name) for name in fields))
@@ -257,7 +257,7 @@ class SuiteStore(SummaryStore):
             f'Invalid result of {run.key}: expected at most max_allowed_packet of the database, '
             f'{limit / 2**20:.1f} MiB, got {size / 2**20:.1f} MiB. Increase it (SET GLOBAL '
             f'max_allowed_packet = {1 << max(size.bit_length(), 26)}, and in the configuration of '
-            'the server), and resume: the result is kept in the folder of the run, and only '
+            'the server), and resume: the result is kept in the folder of the run, and is '
             'recorded then'
         )
 
