@@ -101,6 +101,8 @@ class StoredCounts(CaseCounts):
         load_all: Counts the case table of the run, which is slow.
     """
 
+    _own: tuple[Any, ...]
+
     def __init__(
         self,
         cases: Cases,
@@ -148,6 +150,8 @@ class PooledCounts(CaseCounts):
         parts: Counts of the folds, none of which share a case.
         load_all: Counts the case tables of all folds, which is slow.
     """
+
+    _own: tuple[Any, ...]
 
     def __init__(self, parts: Sequence[CaseCounts], load_all: Callable[[], CaseCounts]) -> None:
         self._set(_union(tuple(one.cases for one in parts)), parts, load_all)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -67,7 +67,7 @@ def pool_folds(name: str, folds: Sequence[RunRecord], number: int | None = None)
     known = {one.name: getattr(pooled, one.name) for one in fields(pooled)} | dict(
         measured=measured
     )
-    loaders = dict(
+    loaders: dict[str, Callable[[], Any]] = dict(
         curves=partial(_curves, folds),
         metadata=cache(partial(_metadata, folds)),
         pictures=cache(partial(_pictures, folds)),
