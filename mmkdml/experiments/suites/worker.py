@@ -37,6 +37,7 @@ from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 HEARTBEAT_SECONDS = 5.0
 GRACE_SECONDS = 90.0
 SIGNAL_SECONDS = 1.0
+_FOLDER_SECONDS = 1.0
 MAX_FAILURES = 3
 COMMAND = ('-m', 'mmkdml.experiments')
 
@@ -286,8 +287,9 @@ class Worker:
                 return False
             if heartbeat.error is not None:
                 raise heartbeat.error
-            if time.monotonic() - last_check > HEARTBEAT_SECONDS:
-                # Its new worker may reach the database when this one does not.
+            if time.monotonic() - last_check > _FOLDER_SECONDS:
+                # Its new worker may reach the database when this one does not. Its process needs
+                # the folder, which is locked, after some seconds.
                 if read_attempt(folder).get('worker', self.name) != self.name:
                     return False
                 last_check = time.monotonic()
