@@ -13,7 +13,6 @@ from mmkdml.analysis.case_figure import SheetCell, SheetRow
 from mmkdml.analysis.hard_cases import predict_batch
 from mmkdml.datasets.channels import read_picture
 from mmkdml.evaluation.boxes.panels import (
-    SCORE_THRESHOLD,
     compare_boxes,
     count_true_boxes,
     draw_boxes,
@@ -21,6 +20,7 @@ from mmkdml.evaluation.boxes.panels import (
 )
 from mmkdml.evaluation.boxes.samples import boxes_by_name, true_boxes_of
 from mmkdml.evaluation.mask_panels import TRUTH
+from mmkdml.names import SCORE_THRESHOLD
 
 
 def box_rows(model: BaseModel, loader: DataLoader) -> list[SheetRow]:
