@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmkdml.console import in_words
 from mmkdml.experiments.database import UnavailableError
-from mmkdml.experiments.run_spec import RunSpec, run_key
+from mmkdml.experiments.suites.attempt import (
+    LOG,
+    SPEC,
+    attempt_of,
+    has_result_of,
+    read_attempt,
+    write_attempt,
+)
 from mmkdml.experiments.suites.display import SuiteDisplay
 from mmkdml.experiments.suites.processes import failure_reason, is_dead, stop_run, this_host
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import BLOCKED, RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.experiments.suites.summaries import summarize_result
-from mmkdml.files import own_file, write_atomically
+from mmkdml.files import own_file
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
-LOG = 'run.log'
-SPEC = 'run.json'
 HEARTBEAT_SECONDS = 5.0
 GRACE_SECONDS = 90.0
+SIGNAL_SECONDS = 1.0
+_FOLDER_SECONDS = 1.0
 MAX_FAILURES = 3
 COMMAND = ('-m', 'mmkdml.experiments')
 
@@ -195,9 +202,9 @@ class Worker:
         folder = self.suite.work_dir / run.key
         self.display.started()
         settings = self.store.settings().get(spec.name)
-        content = self._content(spec, folder, settings)
-        if _is_from(run.worker, content, folder):
-            _write_content(folder, content)
+        content = attempt_of(spec, self.suite.work_dir, settings, self.name)
+        if has_result_of(run.worker, content, folder):
+            write_attempt(folder, content)
             self.display.line(f'{run.key}: recording the result of an earlier worker')
             self._record(run, folder)
             return
@@ -227,13 +234,17 @@ class Worker:
             stop_run(process, gracefully=is_own)
         if not is_own:
             self.display.line(f'{run.key} was claimed by another worker')
-        elif self.stop.is_set() and process.returncode != 0:
+        elif process.returncode != 0 and self._is_stopped(process.returncode):
             self._release(run)
         elif process.returncode != 0:
             error = failure_reason(folder / LOG, log_start, process.returncode)
             self._fail(run, error, f'{error.splitlines()[-1]} (log: {folder / LOG})')
         else:
             self._record(run, folder, time.monotonic() - start)
+
+    def _is_stopped(self, code: int) -> bool:
+        # A scheduler sends SIGTERM to the processes of a job one after another.
+        return self.stop.wait(SIGNAL_SECONDS if code == -signal.SIGTERM else 0)
 
     def _release(self, run: RunState) -> None:
         try:
@@ -243,23 +254,11 @@ class Worker:
         else:
             self.display.line(f'{run.key} stopped; it can be resumed')
 
-    def _content(self, spec: RunSpec, folder: Path, settings: str | None) -> dict[str, Any]:
-        teachers = [
-            name and str(self.suite.work_dir / run_key(name, spec.seed))
-            for name in spec.fold_teachers or (spec.teacher,)
-        ]
-        return asdict(spec) | dict(
-            work_dir=str(folder),
-            teacher_dir=teachers if spec.fold_teachers else teachers[0],
-            registered=settings,
-            worker=self.name,
-        )
-
     def _start(self, content: Mapping[str, Any], folder: Path) -> tuple[subprocess.Popen, int]:
         folder.mkdir(parents=True, exist_ok=True)
         # First, so that the result of an earlier attempt is never taken for that of this one.
         (folder / RESULT).unlink(missing_ok=True)
-        _write_content(folder, content)
+        write_attempt(folder, content)
         command = [sys.executable]
         if self.processes > 1:
             count = f'--nproc_per_node={self.processes}'
@@ -288,9 +287,10 @@ class Worker:
                 return False
             if heartbeat.error is not None:
                 raise heartbeat.error
-            if time.monotonic() - last_check > HEARTBEAT_SECONDS:
-                # Its new worker may reach the database when this one does not.
-                if _content_of(folder).get('worker', self.name) != self.name:
+            if time.monotonic() - last_check > _FOLDER_SECONDS:
+                # Its new worker may reach the database when this one does not. Its process needs
+                # the folder, which is locked, after some seconds.
+                if read_attempt(folder).get('worker', self.name) != self.name:
                     return False
                 last_check = time.monotonic()
             self.stop.wait(self.poll_seconds)
@@ -348,34 +348,3 @@ class Worker:
             f'last error: {last_line}. These runs wait for other workers. Fix the cause and '
             'resume, or allow more failures with --max-failures (0: any number)'
         )
-
-
-def _write_content(folder: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(folder / SPEC, json.dumps(content, indent=1).encode())
-
-
-def _content_of(folder: Path) -> dict[str, Any]:
-    """Read the specification of the last attempt in a folder; empty if there is none."""
-    try:
-        content = json.loads((folder / SPEC).read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is_from(worker: str | None, content: Mapping[str, Any], folder: Path) -> bool:
-    """Return whether a folder has the result of exactly the attempt of an earlier worker.
-
-    Args:
-        worker: The earlier worker.
-        content: Specification of the run.
-        folder: Folder of the run.
-    """
-    expected = json.loads(json.dumps({**content, 'worker': worker}))
-    if worker is None or _content_of(folder) != expected:
-        return False
-    try:
-        deserialize_result((folder / RESULT).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return True

@@ -128,6 +128,29 @@ class _RetryingStorage(RDBStorage):
         super().__init__(url, engine_kwargs=database.engine_options, **options)
         database.use(self.engine)
 
+    def record_heartbeat(self, trial_id: int) -> None:
+        with suppress(UnavailableError):  # the thread of the training reports it
+            self._database.call(partial(RDBStorage.record_heartbeat, self, trial_id))
+
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
+        attempts = 0
+
+        def change() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                return RDBStorage.set_trial_state_values(self, trial_id, state, values)
+            except UpdateFinishedTrialError:
+                # The first attempt may have succeeded, and its confirmation was lost.
+                trial = self.get_trial(trial_id)
+                if attempts == 1 or (trial.state, trial.values) != (state, values and [*values]):
+                    raise
+                return True
+
+        return self._database.call(change)
+
 
 def _retried(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
@@ -138,37 +161,9 @@ def _retried(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _name, _method in vars(RDBStorage).items():
-    if inspect.isfunction(_method) and not _name.startswith(_LOCAL_METHODS):
+    _is_own = _name in vars(_RetryingStorage) or _name.startswith(_LOCAL_METHODS)
+    if inspect.isfunction(_method) and not _is_own:
         setattr(_RetryingStorage, _name, _retried(_method))
-
-
-def _record_heartbeat(self: _RetryingStorage, trial_id: int) -> None:
-    with suppress(UnavailableError):  # the thread of the training reports it
-        self._database.call(partial(RDBStorage.record_heartbeat, self, trial_id))
-
-
-def _set_trial_state_values(
-    self: _RetryingStorage, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-) -> bool:
-    attempts = 0
-
-    def change() -> bool:
-        nonlocal attempts
-        attempts += 1
-        try:
-            return RDBStorage.set_trial_state_values(self, trial_id, state, values)
-        except UpdateFinishedTrialError:
-            # The first attempt may have succeeded, and its confirmation was lost.
-            trial = self.get_trial(trial_id)
-            if attempts == 1 or (trial.state, trial.values) != (state, values and [*values]):
-                raise
-            return True
-
-    return self._database.call(change)
-
-
-_RetryingStorage.record_heartbeat = _record_heartbeat  # type: ignore[method-assign]
-_RetryingStorage.set_trial_state_values = _set_trial_state_values  # type: ignore[method-assign]
 
 
 def _storage(url: str, database: Database) -> RDBStorage:

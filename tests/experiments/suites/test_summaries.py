@@ -1,6 +1,7 @@
 """Reading of suites with summaries, against the complete results."""
 
 import json
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, read_suite, seed_scores
 from mmkdml.experiments.suites import summaries
 from mmkdml.experiments.suites.serialization import deserialize_result, serialize_result
+from mmkdml.experiments.suites.store import DATABASE
 from mmkdml.experiments.suites.summaries import summarize_result
 from mmkdml.statistics.counts import count_cases
 from mmkdml.statistics.records import Measurement
@@ -90,20 +92,44 @@ def test_results_are_read_once_for_summaries_and_then_only_for_the_tested_cases(
     assert len(read) == 1
 
 
-def test_database_that_cannot_be_written_is_read(make, monkeypatch):
+def test_read_only_database_of_an_earlier_version_is_read(make):
     suite, store = make()
     expected = seed_scores(read_suite(suite, store))
     with store.engine.begin() as connection:
         connection.exec_driver_sql('DROP TABLE summaries')
-
-    def refuse(found):
-        raise ValueError('read-only')
-
-    monkeypatch.setattr(store, 'add_summaries', refuse)
-    record = read_suite(suite, store)
+    store.engine.dispose()
+    path = suite.work_dir / DATABASE
+    before = path.read_bytes()
+    reader = SuiteStore(f'sqlite:///file:{path}?mode=ro&uri=true')
+    reader.check_suite(suite.name, suite.runs)
+    record = read_suite(suite, reader)
     pd.testing.assert_frame_equal(seed_scores(record), expected)
     assert record.runs[0].metadata['seconds'] == 1.0
-    assert not store.has_summaries()
+    assert path.read_bytes() == before
+
+
+def test_database_that_cannot_be_written_is_tried_once(make, monkeypatch):
+    """It may be locked, and each attempt would wait."""
+    suite, store = make()
+    calls = []
+
+    def refuse(found):
+        calls.append(found)
+        raise ValueError('locked')
+
+    monkeypatch.setattr(summaries, '_CHUNK', 1)
+    monkeypatch.setattr(store, 'add_summaries', refuse)
+    assert len(seed_scores(read_suite(suite, store))) == 4 * 2 * len(MEMBERS)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('content', [b'', b'damaged', zlib.compress(b'{')])
+def test_damaged_summaries_are_computed_again(make, content):
+    suite, store = make((0, 1))
+    expected = seed_scores(read_suite(suite, store))
+    store.add_summaries({('a', 0): {'1/scores': content}})
+    pd.testing.assert_frame_equal(seed_scores(read_suite(suite, store)), expected)
+    assert store.summaries('1/scores')['a', 0] != content
 
 
 def test_result_without_its_run_leaves_no_summary(make):

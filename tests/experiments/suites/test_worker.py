@@ -13,9 +13,10 @@ import pytest
 from mmkdml.experiments import read_suite
 from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.suites import worker
+from mmkdml.experiments.suites.attempt import LOG, SPEC
 from mmkdml.experiments.suites.processes import this_host
 from mmkdml.experiments.suites.store import SuiteStore
-from mmkdml.experiments.suites.worker import LOG, SPEC, ConsecutiveFailuresError
+from mmkdml.experiments.suites.worker import ConsecutiveFailuresError
 from mmkdml.statistics.records import DONE, FAILED, WAITING
 
 PLAIN = (None, {})
@@ -101,6 +102,19 @@ def test_signal_that_killed_a_run_is_recorded(make_suite, make_worker):
         ['working', 'killed by SIGHUP'],
     ]
     assert any('memory/seed_0 failed: killed by SIGKILL' in line for line in one.lines)
+
+
+@pytest.mark.parametrize('is_job', [True, False])
+def test_run_that_a_scheduler_stops_before_its_worker_is_released(make_suite, make_worker, is_job):
+    class Stop(threading.Event):
+        def wait(self, timeout=None):
+            if timeout == worker.SIGNAL_SECONDS and is_job:
+                self.set()  # the signal of the worker itself
+            return super().wait(min(timeout, 0.1))
+
+    suite, store = make_suite({'run': (None, {'killed': signal.SIGTERM})})
+    make_worker(suite, store, Stop()).work()
+    assert states(store) == {'run/seed_0': WAITING if is_job else FAILED}
 
 
 def test_invalid_result_is_a_failure(make_suite, make_worker):

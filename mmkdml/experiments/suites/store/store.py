@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.commands import tool_command
 from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, settings_changes
-from mmkdml.experiments.suites.store.rows import STATE, RunRow, RunState, SuiteRow
+from mmkdml.experiments.suites.store.rows import STATE, RunRow, RunState, SuiteRow, SummaryRow
 from mmkdml.experiments.suites.store.summaries import SummaryStore, replace_summary
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -214,7 +214,7 @@ class SuiteStore(SummaryStore):
             state=DONE, result=result, seconds=seconds, error=None
         )
         if summary:
-            self.has_summaries(create=True)
+            self._create_table(SummaryRow)
 
         def store(session: Session) -> bool:
             if cast(sa.CursorResult, session.execute(done)).rowcount != 1:

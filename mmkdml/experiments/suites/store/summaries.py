@@ -44,14 +44,8 @@ class SummaryStore:
 
         self.database.call(create)
 
-    def has_summaries(self, create: bool = False) -> bool:
-        """Return whether the database has a table of summaries; earlier versions made none.
-
-        Args:
-            create: Create it first.
-        """
-        if create:
-            self._create_table(SummaryRow)
+    def has_summaries(self) -> bool:
+        """Return whether the database has a table of summaries; earlier versions made none."""
         return self._transaction(
             lambda session: sa.inspect(session.connection()).has_table(SummaryRow.__tablename__)
         )
@@ -74,7 +68,7 @@ class SummaryStore:
 
     def add_summaries(self, summaries: Mapping[tuple[str, int], Mapping[str, bytes]]) -> None:
         """Replace the summaries of some runs, by name and seed."""
-        self.has_summaries(create=True)
+        self._create_table(SummaryRow)
 
         def add(session: Session) -> None:
             for (name, seed), summary in summaries.items():
