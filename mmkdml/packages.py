@@ -126,7 +126,11 @@ class _DeferredModule(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
-        with _DEFERRED_LOCK:
+        # The thread that executes it may wait for a submodule that this thread is importing.
+        while not _DEFERRED_LOCK.acquire(timeout=0.1):
+            if name in vars(self):
+                return vars(self)[name]
+        try:
             spec = vars(self)['__spec__']
             if type(self) is _DeferredModule and spec.name not in _executing:
                 _executing.add(spec.name)
@@ -138,6 +142,8 @@ class _DeferredModule(ModuleType):
                     _executing.remove(spec.name)
                 self.__class__ = ModuleType  # type: ignore[assignment]
                 return getattr(self, name)
+        finally:
+            _DEFERRED_LOCK.release()
         if name in vars(self):  # by another thread
             return vars(self)[name]
         raise AttributeError(f'module {self.__name__!r} has no attribute {name!r}')

@@ -5,6 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
 import mmkdml
+from mmkdml import packages
 from mmkdml.apis import load_config
 from mmkdml.experiments import load_suite
 from mmkdml.packages import (
@@ -150,6 +152,32 @@ def test_submodule_of_deferred_package_executes_the_package_first(deferred):
     assert part.value == 7
     assert part.__spec__.origin == part.__file__
     assert names == ['deferred_of_a_test', 'deferred_of_a_test.part']
+
+
+def test_thread_does_not_wait_for_the_end_of_an_execution_that_waits_for_it(deferred, monkeypatch):
+    module, _ = deferred
+    lock, waits = threading.RLock(), threading.Event()
+
+    class Lock:
+        def acquire(self, *args, **kwargs):
+            waits.set()
+            return lock.acquire(*args, **kwargs)
+
+        release = lock.release
+        __enter__ = acquire
+
+        def __exit__(self, *error):
+            self.release()
+
+    monkeypatch.setattr(packages, '_DEFERRED_LOCK', Lock())
+    found = []
+    thread = threading.Thread(target=lambda: found.append(module.__path__), daemon=True)
+    with lock:  # as held by a thread that executes the module
+        thread.start()
+        assert waits.wait(60)
+        vars(module)['__path__'] = ['early']
+        thread.join(10)
+        assert found == [['early']]
 
 
 def test_error_of_deferred_module_is_raised_by_each_use(deferred):

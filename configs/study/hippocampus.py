@@ -43,5 +43,5 @@ test_dataloader.update(batch_size=64)
 for loader in (train_dataloader, val_dataloader, test_dataloader):
     loader.update(num_workers=0, persistent_workers=False)
 del loader, network, width
-test_evaluator = test_evaluator[:2]  # the other metrics take longer than the networks
+test_evaluator = test_evaluator[:2]  # the study reports only these
 custom_hooks = [*custom_hooks[:-1], dict(type=ChannelsLastHook)]  # no figures of predictions

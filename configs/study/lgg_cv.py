@@ -22,7 +22,7 @@ test_dataloader['dataset'].update(data_root=data_root, ann_file='data/lgg128/fol
 train_dataloader.update(batch_size=16)
 val_dataloader.update(batch_size=32)
 test_dataloader.update(batch_size=32)
-# Cases are counted by the suite; other metrics would take longer than the networks.
+# Cases are counted by the suite, which needs no other metrics.
 test_evaluator = val_evaluator
 custom_hooks.pop()  # no figures of predictions
 custom_hooks.append(dict(type=ChannelsLastHook))
