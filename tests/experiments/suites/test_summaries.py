@@ -66,6 +66,10 @@ def test_records_equal_the_results(make, summarized):
     for run in record.runs:
         measured, curves, metadata = deserialize_result(store.result(run.name, run.seed))
         pd.testing.assert_frame_equal(run.curves, curves)
+        assert list(run.curve_keys) == list(curves['key'].unique())
+        keys, codes, epochs, values = run.logged
+        arrays = dict(epoch=epochs, key=[keys[code] for code in codes], value=values)
+        pd.testing.assert_frame_equal(pd.DataFrame(arrays), curves, check_dtype=False)
         assert run.metadata == metadata
         assert list(run.measured) == list(measured)
         for checkpoint, one in measured.items():
@@ -111,7 +115,7 @@ def test_result_without_its_run_leaves_no_summary(make):
     before = store.summaries('1/scores')
     assert len(before) == 4
     state = store.states()[0]
-    assert not store.finish(state, 'w', b'other', 1.0, {'1/scores': b'other'})
+    assert not store.finish(state, 'v', b'other', 1.0, {'1/scores': b'other'})
     assert store.summaries('1/scores') == before
     assert list(store.summaries('1/scores', [('b', 1)])) == [('b', 1)]
 
