@@ -1,6 +1,7 @@
 """Run a suite of experiments and report it: python tools/suite.py run suites/table_4.py"""
 
 import argparse
+import gc
 import shlex
 import sys
 import time
@@ -145,6 +146,9 @@ def main() -> None:
         from mmkdml.apis.output_folder import refuse_existing
 
         refuse_existing(args.out, args.force)
+    if args.function not in (run, resume):
+        # Records are kept until the end, and a full collection visits those of thousands of runs.
+        gc.set_threshold(100_000, 20, 100)
     args.function(args)
 
 

@@ -21,6 +21,7 @@ from benchmarks import (
 from benchmarks.end_to_end import RunSpeed
 from benchmarks.inference import InferenceCost
 from benchmarks.loading import LoadingSpeed
+from benchmarks.suites import CommandCost, format_suites
 
 STUDY = Path(__file__).parents[2] / 'configs' / 'study'
 PLAIN, METHOD = STUDY / 'ham64_kd.py', STUDY / 'ham64_at.py'
@@ -157,7 +158,8 @@ def test_unknown_benchmark_lists_all(tool, capsys):
         tool('benchmark', 'measure', experiment=False)
     error = capsys.readouterr().err
     names = (
-        'step methods students precision inference offline evaluation data end-to-end peers startup'
+        'step methods students precision inference offline evaluation data end-to-end peers '
+        'startup calibration suites'
     )
     assert all(name in error for name in names.split())
 
@@ -171,3 +173,16 @@ def test_startup(tool, capsys, monkeypatch, tmp_path):
     assert rounds == [3]
     assert capsys.readouterr().out == format_startup(costs) + '\n'
     assert json.loads(path.read_text())['import mmkdml'] == dict(seconds=1.75, added=0.25)
+
+
+def test_suites(tool, capsys, monkeypatch, tmp_path):
+    costs = {'status': CommandCost(1.5, 99.0, 0.25), 'report': None}
+    calls = []
+    monkeypatch.setattr(benchmarks, 'measure_suites', lambda *args: (calls.append(args), costs)[1])
+    path = tmp_path / 'costs.json'
+    flags = ['--runs', 200, '--limit', 30, '--json', path]
+    tool('benchmark', 'suites', *flags, experiment=False)
+    tool('benchmark', 'suites', experiment=False)
+    assert calls == [(200, 30), (5000, 600)]
+    assert capsys.readouterr().out == 2 * (format_suites(costs) + '\n')
+    assert json.loads(path.read_text()) == {'status': dict(seconds=1.5, memory=99.0, size=0.25)}

@@ -351,3 +351,78 @@ def test_large_test_split_is_estimated_at_once(classified, counts_of):
     # About 4 standard errors of a share of 3000 independent images.
     error = 100 * np.sqrt(correct.mean() * (1 - correct.mean()) / 3000)
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def segmented(shift, groups=6):
+    """Case tables of two members; groups differ in difficulty and number of images."""
+    rng = np.random.default_rng(shift)
+    rows = [
+        (
+            member,
+            f'{group}/{image}',
+            f'g{group}',
+            1,
+            *rng.integers(1, (200 * group + 9, 50 + shift, 50)),
+        )
+        for member in ('student_1', 'ensemble')
+        for group in range(groups)
+        for image in range(group + 1)
+    ]
+    return pd.DataFrame(rows, columns=['member', 'id', 'group', 'label', 'tp', 'fp', 'fn'])
+
+
+def mean_iou(cases):
+    tp, fp, fn = (cases[name].sum() for name in ('tp', 'fp', 'fn'))
+    return 100 * tp / (tp + fp + fn)
+
+
+def test_part_of_the_cases_is_the_jackknife_covariance_of_the_case_tables(counts_of):
+    """Each group of patients is removed from the tables, which are scored again."""
+    tables = {
+        (name, seed): [segmented(10 * seed + (name == 'b'))] for name in 'ab' for seed in (0, 1)
+    }
+    names = sorted(set(segmented(0)['group']))
+    found = dict(
+        zip(('mean', 'other'), estimate(counts_of(tables), 'IoU', [MEAN, DIFFERENCE]), strict=True)
+    )
+
+    def without(name, seed, group):
+        (cases,) = tables[name, seed]
+        kept = (cases['member'] == 'ensemble') & (cases['group'] != group)
+        return mean_iou(cases[kept])
+
+    a, b = (
+        np.array([[without(name, seed, group) for group in names] for seed in (0, 1)])
+        for name in 'ab'
+    )
+    for kind, values in dict(mean=a, other=a - b).items():
+        covariance = np.cov(values, ddof=1)[0, 1] * (len(names) - 1) ** 2 / len(names)
+        assert found[kind].case_variance == pytest.approx(max(covariance, 0), rel=1e-9)
+    assert found['mean'].case_variance > 0
+
+
+def test_estimates_do_not_depend_on_each_other(monkeypatch, counts_of):
+    """With several forms of contrasts, runs without a seed, and other test splits."""
+    tables = {(name, seed): [segmented(seed + ord(name))] for name in NAMES for seed in range(3)}
+    del tables['c', 1]
+    for seed in range(3):
+        tables['d', seed] = [segmented(seed, groups=4)]
+    entries = [(name, member) for name in (*NAMES, 'x') for member in ('ensemble', 'student_1')]
+    contrasts = [Contrast(entry) for entry in entries]
+    contrasts += [Contrast(entries[0], (entry,)) for entry in entries[1:]]
+    contrasts += [Contrast(entries[0], (entries[1], entry)) for entry in entries[2:]]
+    alone = [estimate(counts_of(tables), 'IoU', [contrast])[0] for contrast in contrasts]
+    for chunk in (1 << 20, 1, 100):
+        monkeypatch.setattr('mmkdml.statistics.bootstrap._CHUNK', chunk)
+        for one, other in zip(estimate(counts_of(tables), 'IoU', contrasts), alone, strict=True):
+            for field in dataclasses.fields(one):
+                if field.name not in ('distribution', 'comparison'):
+                    own, expected = (getattr(each, field.name) for each in (one, other))
+                    if isinstance(own, float):
+                        assert own == pytest.approx(expected, rel=1e-12, nan_ok=True), field.name
+                    else:
+                        assert own == expected, field.name
+            assert one.interval(0.9) == pytest.approx(other.interval(0.9), nan_ok=True)
+    reasons = {one.undefined_reason.partition(':')[0] for one in alone}
+    assert len(reasons) == 4
+    assert '' in reasons

@@ -8,6 +8,7 @@ from mmkdml.statistics.differences import (
     Tested,
     Variance,
     case_variance,
+    correct_p_values,
     over_seeds,
     pool_seeds,
 )
@@ -154,3 +155,18 @@ def test_invalid_shapes_raise():
         case_variance(np.ones((1, 3)))
     with pytest.raises(ValueError, match='2 seeds or 2 groups'):
         over_seeds(np.ones(1), None, None)
+
+
+def test_holm_rejects_step_down_at_the_corrected_p_value():
+    """A hypothesis is rejected at a level if all with smaller p are, and p <= level / rest."""
+    p = np.random.default_rng(0).beta(0.3, 3, 12)
+    corrected = correct_p_values(p)
+    for level in np.linspace(0, 1, 301)[1:-1]:
+        rejected = set()
+        for rank, index in enumerate(np.argsort(p)):
+            if p[index] > level / (len(p) - rank):
+                break
+            rejected.add(index)
+        assert rejected == set(np.flatnonzero(corrected <= level))
+    assert corrected.max() <= 1
+    assert not len(correct_p_values(np.empty(0)))

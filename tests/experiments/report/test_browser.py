@@ -57,8 +57,12 @@ def run(name, seed, mode, style, hits, pictures=()):
 
 
 @pytest.fixture(scope='module')
-def address(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('report')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('report')
+
+
+@pytest.fixture(scope='module')
+def record(folder):
     Image.new('RGB', (300, 60), 'gray').save(folder / 'a.png')
     pictures = [('a0', folder / 'a.png'), ('b1', folder / 'a.png')]
     runs = [
@@ -69,8 +73,20 @@ def address(tmp_path_factory):
         )
         for seed in (0, 1)
     ]  # fmt: skip
-    record = SuiteRecord('mini', 'A small study', ('IoU', 'F1'), ('Table 4',), runs)
+    return SuiteRecord('mini', 'A small study', ('IoU', 'F1'), ('Table 4',), runs)
+
+
+@pytest.fixture(scope='module')
+def address(record, folder):
     return write_report(record, folder / 'report.html', resamples=20).as_uri()
+
+
+@pytest.fixture(scope='module')
+def large(record, folder):
+    """Address of the report as that of a large suite, whose tables are compressed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmkdml.experiments.report.sections.LARGE', 1)
+        return write_report(record, folder / 'large.html').as_uri()
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +102,7 @@ def open_page(browser, address):
     """Open the report; errors and requests of the page fail the test."""
     contexts, problems = [], []
 
-    def open_page(width=1280, **options):
+    def open_page(width=1280, address=address, **options):
         contexts.append(browser.new_context(viewport=dict(width=width, height=900), **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(10_000)
@@ -234,3 +250,38 @@ def test_controls_have_names(open_page):
     page.keyboard.press('Tab')
     page.keyboard.press('Enter')
     assert page.evaluate('document.activeElement.id') == 'content'
+
+
+def test_compressed_tables_are_inserted_sorted_and_filtered(open_page, large):
+    page = open_page(address=large)
+    results = page.locator(RESULTS)
+    assert page.locator('.lazy').count() > 4
+    results.scroll_into_view_if_needed()
+    tables = page.locator(f'{RESULTS} table:visible')
+    tables.wait_for()
+    assert names(page) == ['r50', 'ml_v1', 'kd_on_v1', LONG]
+    column = page.locator(f'{RESULTS} th:visible', has_text='Ensemble or single network')
+    column.get_by_role('button').click()
+    page.get_by_role('searchbox').first.fill('k')
+    assert names(page) == ['kd_on_v1', LONG]
+    # The table of the other measure is inserted when it is shown, with the same order and filter.
+    page.locator('[data-switch=suite-1-tables][data-key=metric][value=F1]').check()
+    tables.wait_for()
+    assert 'F1 (%)' in tables.inner_text()
+    assert names(page) == ['kd_on_v1', LONG]
+    assert 'loaded when' not in results.inner_text()
+
+
+def test_compressed_curves_are_drawn(open_page, large):
+    page = open_page(address=large)
+    curves = page.locator('#suite-1-curves ~ .stack > details').first
+    curves.locator('summary').first.click()
+    chart = curves.locator('svg').first
+    chart.wait_for()
+    assert chart.bounding_box()['width'] > 100
+    assert curves.locator('svg path, svg polyline').count() > 0
+
+
+def test_without_scripts_compressed_tables_have_a_note(open_page, large):
+    page = open_page(address=large, java_script_enabled=False)
+    assert 'Without scripts, use the commands' in page.locator(RESULTS).inner_text()

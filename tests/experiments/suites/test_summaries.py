@@ -68,6 +68,10 @@ def test_records_equal_the_results(make, summarized):
     for run in record.runs:
         measured, curves, metadata = deserialize_result(store.result(run.name, run.seed))
         pd.testing.assert_frame_equal(run.curves, curves)
+        assert list(run.curve_keys) == list(curves['key'].unique())
+        keys, codes, epochs, values = run.logged
+        arrays = dict(epoch=epochs, key=[keys[code] for code in codes], value=values)
+        pd.testing.assert_frame_equal(pd.DataFrame(arrays), curves, check_dtype=False)
         assert run.metadata == metadata
         assert list(run.measured) == list(measured)
         for checkpoint, one in measured.items():

@@ -15,7 +15,9 @@ from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.suites import worker
 from mmkdml.experiments.suites.attempt import LOG, SPEC
 from mmkdml.experiments.suites.processes import this_host
+from mmkdml.experiments.suites.serialization import deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
+from mmkdml.experiments.suites.summaries import summarize_result
 from mmkdml.experiments.suites.worker import ConsecutiveFailuresError
 from mmkdml.statistics.records import DONE, FAILED, WAITING
 
@@ -506,3 +508,15 @@ def test_names_of_workers_differ(make_suite, make_worker):
     names = {make_worker(suite, store).name for _ in range(3)}
     assert len(names) == 3
     assert all(len(name) <= 200 for name in names)
+
+
+def test_summary_is_stored_with_the_result(make_suite, make_worker):
+    suite, store = make_suite(dict(a=PLAIN))
+    make_worker(suite, store).work()
+    assert states(store) == {'a/seed_0': DONE}
+    expected = summarize_result(*deserialize_result(store.result('a', 0)))
+    assert len(expected) > 3
+    for part, content in expected.items():
+        assert store.summaries(part) == {('a', 0): content}
+    # The suite is read without the result.
+    assert read_suite(suite, store).runs[0].measured['last'].summary.task == 'segmentation'
