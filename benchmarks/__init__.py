@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.end_to_end': ['format_runs', 'measure_runs'],
         '.evaluation': ['EvaluationCost', 'format_evaluation', 'measure_evaluation'],
         '.inference': ['InferenceCost', 'format_inference', 'measure_inference'],
-        '.loading': ['format_loading', 'measure_loading'],
+        '.loading': ['format_loading', 'format_reading', 'measure_loading', 'measure_reading'],
         '.offline': ['OfflineCost', 'format_offline_cost', 'measure_offline'],
         '.peers': ['PeerCost', 'format_peer_costs', 'measure_peers'],
         '.precision': ['PrecisionCost', 'format_precisions', 'measure_precisions'],

@@ -88,11 +88,12 @@ def main() -> None:
         batch_size=False,
     )
     command.add_argument(
-        '--workers',
-        type=int,
-        nargs='+',
-        default=[0, 2, 4],
-        help='numbers of workers (default: 0 2 4)',
+        '--readers',
+        action='store_true',
+        help='instead, measure each transform in one thread, and plain decoders on the same files',
+    )
+    command.add_argument(
+        '--workers', type=int, nargs='+', help='numbers of workers (default: 0 2 4)'
     )
     _add_number(command, '--batches', 50, 'batches per round')
     command.add_argument(
@@ -193,7 +194,14 @@ def evaluation(args: argparse.Namespace) -> None:
 
 
 def data(args: argparse.Namespace) -> None:
-    speeds = benchmarks.measure_loading(_config(args), args.workers, args.batches, args.rounds)
+    if args.readers:
+        if args.workers or args.step_seconds is not None:
+            args.error('--readers: expected neither --workers nor --step-seconds')
+        reading = benchmarks.measure_reading(_config(args), args.batches, args.rounds)
+        _report(reading, benchmarks.format_reading(reading), args.json)
+        return
+    workers = args.workers or [0, 2, 4]
+    speeds = benchmarks.measure_loading(_config(args), workers, args.batches, args.rounds)
     _report(speeds, benchmarks.format_loading(speeds, args.step_seconds), args.json)
 
 

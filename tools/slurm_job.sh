@@ -8,6 +8,14 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 SECONDS EXIT_CODE COMMAND...   # EXIT_CODE: code of a stopped command" >&2
     exit 2
 fi
+if [ -n "${MMKDML_MALLOC:-}" ]; then
+    if [ ! -f "$MMKDML_MALLOC" ]; then
+        echo "MMKDML_MALLOC: expected the file of an allocator, such as libtcmalloc_minimal.so.4, got" \
+             "$MMKDML_MALLOC. Install it on this machine, or unset the variable" >&2
+        exit 2
+    fi
+    export LD_PRELOAD=$MMKDML_MALLOC${LD_PRELOAD:+:$LD_PRELOAD}
+fi
 # With the id of an array, all jobs of the array would be requeued.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} attempts=$((${SLURM_RESTART_COUNT:-0} + 1))

@@ -20,7 +20,7 @@ from benchmarks import (
 )
 from benchmarks.end_to_end import RunSpeed
 from benchmarks.inference import InferenceCost
-from benchmarks.loading import LoadingSpeed
+from benchmarks.loading import LoadingSpeed, ReadingSpeed
 from benchmarks.suites import CommandCost, format_suites
 
 STUDY = Path(__file__).parents[2] / 'configs' / 'study'
@@ -58,6 +58,10 @@ INFERENCE = (dict(a=InferenceCost(2.0, 1.5, 4, 1)), ['sum', '3 of 4', '2.000', '
 OFFLINE = OfflineCost(2.0, 2.5, 1.0, 16.0, 1e-7), ['read from the cache', '1.000', '0.500']
 EVALUATION = dict(test=EvaluationCost(0.5, 0.25)), ['test', '0.250', '500.0']
 LOADING = dict(a=LoadingSpeed(3, True, 400.0, 0.02)), ['3', 'cache', '400', '20.0', 'yes']
+READING = (
+    {'whole pipeline': ReadingSpeed('ours', 0.02), 'reading': ReadingSpeed('ours', 0.01)},
+    ['reading', '1.00', '100', '50%'],
+)
 RUNS = (dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0)), ['ratio', '0.800', '1.250'])
 
 
@@ -85,6 +89,8 @@ RUNS = (dict(classroom=RunSpeed(0.2, 40.0), one=RunSpeed(0.25, 32.0)), ['ratio',
             [[0, 3], 7, 2],
             *LOADING,
         ),
+        ('data', 'measure_loading', '--batches 7 --step-seconds 0.01', [[0, 2, 4], 7, 5], *LOADING),
+        ('data', 'measure_reading', '--readers --batches 7 --rounds 2', [7, 2], *READING),
         ('end-to-end', 'measure_runs', '--iterations 4 --rounds 2', [4, 2], *RUNS),
     ],
 )
@@ -117,6 +123,13 @@ def test_invalid_methods_print_the_usage(tool, capsys, configs, message):
     error = capsys.readouterr().err
     assert error.startswith('usage: python -m benchmarks methods')
     assert message in error
+
+
+@pytest.mark.parametrize('flags', [('--workers', 0), ('--step-seconds', 1)])
+def test_readers_have_no_workers(tool, capsys, flags):
+    with pytest.raises(SystemExit, match='2'):
+        tool('benchmark', 'data', PLAIN, '--readers', *flags, experiment=False)
+    assert '--readers: expected neither --workers' in capsys.readouterr().err
 
 
 def test_peers(tool, capsys, monkeypatch, tmp_path):

@@ -97,6 +97,30 @@ def test_options_of_torchrun(variables, options):
     ]  # fmt: skip
 
 
+def test_allocator_is_preloaded(tmp_path):
+    python, library = tmp_path / 'python', tmp_path / 'liballocator.so'
+    python.write_text('#!/bin/sh\necho "$LD_PRELOAD"\n')
+    python.chmod(0o755)
+
+    def start(**variables):
+        return subprocess.run(
+            ['bash', SCRIPT, 'config.py', '2'],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={'PATH': os.environ['PATH'], 'PYTHON': str(python), **variables},
+        )
+
+    refused = start(MMKDML_MALLOC=str(library))
+    assert refused.returncode == 2
+    assert 'MMKDML_MALLOC: expected the file of an allocator' in refused.stderr
+    assert f'got {library}' in refused.stderr
+    library.touch()  # the loader ignores it, with a warning
+    assert start(MMKDML_MALLOC=str(library)).stdout == f'{library}\n'
+    assert start(MMKDML_MALLOC=str(library), LD_PRELOAD='a.so').stdout == f'{library}:a.so\n'
+    assert start().stdout == '\n'
+
+
 def test_usage():
     done = subprocess.run(['bash', SCRIPT], capture_output=True, text=True, check=False)
     assert done.returncode == 2

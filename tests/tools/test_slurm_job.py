@@ -131,6 +131,25 @@ def test_exit_code_of_the_command(tmp_path, code):
     assert done.returncode == code
 
 
+def test_allocator_is_preloaded(tmp_path):
+    library = tmp_path / 'liballocator.so'
+
+    def start():
+        return subprocess.run(
+            ['bash', SCRIPT, '60', '143', 'sh', '-c', 'echo "$LD_PRELOAD"'],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={'PATH': os.environ['PATH'], 'SLURM_JOB_ID': '17', 'MMKDML_MALLOC': str(library)},
+        )
+
+    refused = start()
+    assert refused.returncode == 2
+    assert f'got {library}' in refused.stderr
+    library.touch()  # the loader ignores it, with a warning
+    assert start().stdout == f'{library}\n'
+
+
 def test_usage():
     done = subprocess.run(['bash', SCRIPT, '60'], capture_output=True, text=True, check=False)
     assert done.returncode == 2
