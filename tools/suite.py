@@ -192,7 +192,8 @@ def run(args: argparse.Namespace, retry: bool = False) -> None:
         else:
             run_suite(suite, store, args.workers, args.processes, retry, args.max_failures)
     except KeyboardInterrupt:
-        command = f'{tool_command("suite")} resume {words(args, args.suite)}'
+        engine = '' if args.engine == 'local' else f' --engine {args.engine}'
+        command = f'{tool_command("suite")} resume {words(args, args.suite)}{engine}'
         sys.exit(f'stopped; continue with: {command}')
     states = store.states()
     print(progress(states))

@@ -1,5 +1,6 @@
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -69,6 +70,28 @@ def test_options_of_srun_raise(start):
     assert done.returncode == 2
     assert 'SRUN_ARGS: expected no value, got --time=1' in done.stderr
     assert 'SBATCH_ARGS' in done.stderr
+
+
+def test_invalid_number_of_gpus(start):
+    done = start(GPUS='two')
+    assert done.returncode == 2
+    assert 'got two' in done.stderr
+    assert 'GPUS=0' in done.stderr
+
+
+@pytest.mark.parametrize('name', ['slurm_train.sh', 'slurm_suite.sh'])
+def test_machine_without_slurm(tmp_path, name):
+    for program in ('bash', 'dirname'):
+        (tmp_path / program).symlink_to(shutil.which(program))
+    done = subprocess.run(
+        [tmp_path / 'bash', SCRIPT.with_name(name), 'part', 'job', 'x.py'],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={'PATH': str(tmp_path)},
+    )
+    assert done.returncode == 2
+    assert "sbatch: expected Slurm's command in PATH" in done.stderr
 
 
 def test_usage():

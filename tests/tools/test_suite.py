@@ -211,6 +211,15 @@ def test_options_of_the_other_engine_are_refused(tool, tmp_path, capsys, engine,
     assert f'got --engine {engine}' in message
 
 
+def test_stopped_suite_names_the_command_with_its_engine(tool, small, tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mmkdml.experiments.run_on_ray', stop)
+    with pytest.raises(SystemExit, match=r'resume .*small\.py .*--engine ray'):
+        tool(*('suite', 'run', small, '--work-dir', tmp_path, '--engine', 'ray'), experiment=False)
+
+
 def test_clock_of_another_machine_may_be_ahead(tmp_path, output_of, small):
     url = f'sqlite:///{tmp_path / "elsewhere.db"}'
     suite, store = load_suite(small), SuiteStore(url)
