@@ -149,14 +149,14 @@ def fabricate(path: Path) -> None:
         by_run[run.name] = json.dumps(settings, indent=1)
     store.register(suite.runs, by_run)
     rng = np.random.default_rng(0)
-    for run in store.states():
-        name = run.name.rpartition('/')[2]
+    for state in store.states():
+        name = state.name.rpartition('/')[2]
         members = (PLAIN,) if name[0] == 'r' else _KDML[name.startswith('ml_') :]
-        own = text.replace('seed=0', f'seed={run.seed}') + f'# {run.name}\n'
-        result = serialize_result(*_result(rng, members, run.key, own))
-        if not store.claim(run, 'worker', time.time()):
-            raise ValueError(f'Invalid state of {run.key}: expected waiting, got {run.state}')
-        _finish(store, run, result, deserialize_result)
+        own = text.replace('seed=0', f'seed={state.seed}') + f'# {state.name}\n'
+        result = serialize_result(*_result(rng, members, state.key, own))
+        if not store.claim(state, 'worker', time.time()):
+            raise ValueError(f'Invalid state of {state.key}: expected waiting, got {state.state}')
+        _finish(store, state, result, deserialize_result)
 
 
 def _finish(store: Any, run: Any, result: bytes, deserialize: Any) -> None:

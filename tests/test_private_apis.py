@@ -106,7 +106,7 @@ PRIVATE_APIS = {
 }
 ROWS = [(owner, name, use) for owner, names in PRIVATE_APIS.items() for name, use in names.items()]
 # Documented although they begin with an underscore.
-PUBLIC = {'_exit', '_replace'}
+PUBLIC = {'_asdict', '_exit', '_replace'}
 
 
 def resolve(path):

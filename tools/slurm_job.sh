@@ -19,11 +19,15 @@ fi
 # With the id of an array, all jobs of the array would be requeued.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} attempts=$((${SLURM_RESTART_COUNT:-0} + 1))
-seconds=$1 stopped=$2 is_near='' is_late='' is_trapped=1
+seconds=$1 stopped=$2 command='' is_near='' is_late='' is_sent='' is_trapped=1
 shift 2
 
 stop() {
     is_near=1 is_trapped=1
+    if [ -z "$command" ] || [ -n "$is_sent" ]; then  # before the command, or twice
+        return
+    fi
+    is_sent=1
     # In the remaining time, Slurm can kill what does not stop.
     (sleep $((seconds * 2 / 3)) && kill -ALRM $$ 2> /dev/null) &
     if [ "$1" = srun ]; then  # SIGTERM to srun would kill its tasks
@@ -37,6 +41,7 @@ trap 'is_late=1' ALRM
 trap : TERM  # an ignored signal would be ignored by the command, too
 "$@" &
 command=$!
+[ -z "$is_near" ] || stop "$1"
 trap '' TERM  # scancel and preemption signal the command, whose exit code counts
 while [ -n "$is_trapped" ] && [ -z "$is_late" ]; do
     is_trapped=''

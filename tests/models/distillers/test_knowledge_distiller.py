@@ -46,6 +46,7 @@ def test_three_students_two_teachers_and_a_chain(task, tiny):
     )
     assert distiller.student_names == ('a', 'b', 'c')
     inputs, samples = task.batch()
+    distiller(inputs, samples, mode='loss')  # follows the data through the frozen member
     counts = {}
     for name, member in distiller.named_members().items():
         count_forwards(member.backbone, counts, name)
