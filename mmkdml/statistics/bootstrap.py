@@ -126,7 +126,9 @@ class _Estimator:
             step = max(1, _CHUNK // size)
             for chunk in (places[start : start + step] for start in range(0, len(places), step)):
                 completed = self._complete(
-                    *([all_of[place] for place in chunk] for all_of in (contrasts, found, pools))
+                    [contrasts[place] for place in chunk],
+                    [found[place] for place in chunk],
+                    [pools[place] for place in chunk],
                 )
                 for place, one in zip(chunk, completed, strict=True):
                     found[place] = one

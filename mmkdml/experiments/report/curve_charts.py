@@ -69,7 +69,7 @@ def _means(
 ) -> list[list[tuple[float, float]]]:
     """Return points of the means over the finished seeds; NaN where a seed has no value."""
     curves = [run.logged for run in runs if run.state == DONE]
-    found = []
+    found: list[list[tuple[float, float]]] = []
     for wanted in all_keys:
         seeds = []
         for keys, codes, epochs, values in curves:

@@ -75,7 +75,7 @@ class Grid:
         by_number: dict[int, list[Key]] = {}
         for key, seeds in self.values.items():
             by_number.setdefault(len(seeds), []).append(key)
-        found = {}
+        found: dict[Key, tuple[float, float]] = {}
         for number, keys in by_number.items():
             table = np.array([self.values[key] for key in keys], dtype=float)
             means = table.mean(1) if number else np.full(len(keys), np.nan)
