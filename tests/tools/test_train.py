@@ -353,9 +353,7 @@ def test_offline_distillation_from_a_baseline(configs, tool, short, tmp_path):
     (best,) = (tmp_path / 'teacher').glob('best_*.pth')
     saved = weights(tmp_path / 'kd_off', 'epoch_2.pth')
     record = json.loads(bytes(saved.pop(FROZEN_RECORD).tolist()))
-    assert record == {
-        'teacher': {'path': str(best), 'sha256': file_sha256(best), 'fused': True}
-    }
+    assert record == {'teacher': {'path': str(best), 'sha256': file_sha256(best), 'fused': True}}
     assert {key.split('.')[1] for key in saved} == {'student_1', 'student_2'}
     assert not any('teacher' in key for key in saved)
 

@@ -69,7 +69,9 @@ def test_pretrained_weights_are_loaded_at_build(tiny, teacher, how):
     assert not any(p.requires_grad for p in distiller.named_members()['teacher'].parameters())
     record = json.loads(bytes(distiller.state_dict()['frozen_members'].tolist()))
     names = ['teacher'] if how == 'network' else ['teacher.backbone', 'teacher.head']
-    assert record == {name: dict(path=str(path), sha256=file_sha256(path), fused=True) for name in names}
+    assert record == {
+        name: dict(path=str(path), sha256=file_sha256(path), fused=True) for name in names
+    }
 
 
 def test_checkpoint_of_the_member_overrides_pretrained_weights(tiny, teacher, tmp_path):
