@@ -102,7 +102,7 @@ def test_training_reduces_the_losses(method, tiny, teachers):
     first, last = train(distiller, batches, tiny)
     (supervised,) = (key for key in first if 'loss' in key and 'loss_from' not in key)
     # Channel-wise distillation of logits, which prevails in MGD, is blind to their level.
-    assert last[supervised] < (0.95 if method == 'mgd_segmentation' else 0.6) * first[supervised]
+    assert last[supervised] < (0.95 if method == 'mgd_segmentation' else 0.8) * first[supervised]
     assert tiny.optimized(last) < 0.8 * tiny.optimized(first)
 
 
