@@ -195,7 +195,11 @@ def build_section(record: SuiteRecord, anchor: str, file: str, resamples: int = 
     )
     thumbnails, left_out = build_thumbnails(record, by_name)
     is_large = len(by_name) > LARGE
-    draw = chart_curves(record, by_name) if is_large else _curves(record, by_name, anchor)
+    curves: Sequence[Curve] | Sequence[Chart]
+    if is_large:
+        curves = list(chart_curves(record, by_name))
+    else:
+        curves = list(_curves(record, by_name, anchor))
     return SuiteSection(
         anchor,
         record,
@@ -206,7 +210,7 @@ def build_section(record: SuiteRecord, anchor: str, file: str, resamples: int = 
         results,
         list(dict.fromkeys(chain.from_iterable(_notes(one) for one in evaluations))),
         [table for one in evaluations for table in _claim_tables(one)],
-        list(draw),
+        curves,
         thumbnails,
         left_out,
         find_hard_cases(first),
