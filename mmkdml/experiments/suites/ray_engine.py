@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,10 @@ def run_on_ray(
     is_own = not ray.is_initialized()
     if is_own:
         _check_address(address or os.environ.get('RAY_ADDRESS', ''))
-        ray.init(address=address)
+        with warnings.catch_warnings():
+            # Announces that Ray will stop hiding GPUs by default, which is set above.
+            warnings.filterwarnings('ignore', 'Tip: In future versions of Ray', FutureWarning)
+            ray.init(address=address)
     cpus = processes if cpus is None else cpus
     if gpus is None:
         gpus = processes if ray.cluster_resources().get('GPU') else 0
