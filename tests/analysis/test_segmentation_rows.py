@@ -88,7 +88,8 @@ def test_mask_rows_of_a_single_network(masks):
     rows, expected = mask_rows(network, loader), mask_rows(model, loader)
     assert list(rows[0]) == ['image', 'truth', 'model', 'difference']
     for row, both in zip(rows, expected, strict=True):
-        assert (row['model'].heat == both['student_1'].heat).all()
+        # Members of a classroom predict with fused copies.
+        np.testing.assert_allclose(row['model'].heat, both['student_1'].heat, rtol=1e-3, atol=1e-5)
         assert row['difference'].caption == row['model'].caption == both['student_1'].caption
 
 
