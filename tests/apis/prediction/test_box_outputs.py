@@ -86,13 +86,13 @@ def test_continued_folder_has_equal_files(box_predictor, folder, tmp_path, recta
     predict_files(predictor, folder, out)
     (tmp_path / 'c.png').rename(folder / 'c.png')
     calls = []
-    find = predictor.model.predict
+    find = predictor.model.test_step
 
-    def counted(inputs, samples):
-        calls.append(len(inputs))
-        return find(inputs, samples)
+    def counted(data):
+        calls.append(len(data['inputs']))
+        return find(data)
 
-    predictor.model.predict = counted
+    predictor.model.test_step = counted
     predict_files(predictor, folder, out)
     assert calls == [1]
     for name in ('predictions.csv', 'predictions.json', 'boxes/model.json', 'overlays/a.png'):
