@@ -53,6 +53,15 @@ def wait_for_file(pattern, folder):
     wait_until(lambda: any(folder.glob(pattern)), lambda: f'{folder}/{pattern}: {log_of(folder)}')
 
 
+def newest_epoch(folder):
+    return max((int(path.stem[6:]) for path in folder.glob('epoch_*.pth')), default=0)
+
+
+def wait_for_epoch(folder, after=0):
+    """Wait for the checkpoint of an epoch after another one; older ones are removed."""
+    wait_until(lambda: newest_epoch(folder) > after, lambda: f'{folder}: {log_of(folder)}')
+
+
 def log_of(folder):
     log = Path(f'{folder}.log')
     return log.read_text() if log.exists() else ''
@@ -62,8 +71,8 @@ def test_training_on_two_nodes_passes_two_time_limits(slurm, train, slow, two_pr
     """The result equals that of two processes of torchrun without interruption."""
     nodes = dict(TASKS='2', TASKS_PER_NODE='1', MASTER_ADDR='127.0.0.1')
     job, folder = train('limits', **nodes)
-    for number, epoch in ((1, 1), (2, 3)):
-        wait_for_file(f'epoch_{epoch}.pth', folder)
+    for number in (1, 2):
+        wait_for_epoch(folder, newest_epoch(folder))
         slurm.end_soon(job)
         slurm.wait_for_restart(job, number)
     slow.unlink()
@@ -80,7 +89,7 @@ def test_requeued_jobs_that_share_a_node_end_identically(
     on_node = dict(TASKS='2', sbatch='--nodelist=node1')
     (preempted, first), (other, second) = (train(name, **on_node) for name in ('one', 'two'))
     for folder in (first, second):
-        wait_for_file('epoch_1.pth', folder)
+        wait_for_epoch(folder)
     slurm.run('scontrol', 'requeue', preempted)
     slurm.wait_for_restart(preempted, 1)
     slow.unlink()
@@ -91,7 +100,7 @@ def test_requeued_jobs_that_share_a_node_end_identically(
 
 def test_run_of_a_failed_node_is_continued_on_another(slurm, train, slow, two_processes, compare):
     job, folder = train('failed', TASKS='2')
-    wait_for_file('epoch_1.pth', folder)
+    wait_for_epoch(folder)
     failed = slurm.job(job)['NodeList']
     slurm.fail_node(failed)
     try:
@@ -136,7 +145,8 @@ def test_suite_passes_two_time_limits(slurm, small_config, slow, tmp_path):
     tasks = [f'{job}_1', f'{job}_2']
     for restarts in (1, 2):
         for seed in (0, 1):
-            wait_for_file(f'student/seed_{seed}/epoch_{restarts}.pth', folder)
+            own = folder / f'student/seed_{seed}'
+            wait_for_epoch(own, newest_epoch(own))
         for task in tasks:
             slurm.end_soon(task)
         for task in tasks:
