@@ -41,7 +41,9 @@ install: $(READY)  ## install mmkdml with all extras in VENV (.venv)
 demo: $(READY)  ## generate data, train KD+ML v3, print a table of the members, draw panels
 	$(PY) tools/demo.py
 
+# Compiled once, also where PYTHONDONTWRITEBYTECODE makes each of many processes compile all files.
 test: $(READY)  ## run all tests
+	$(PY) -m compileall -q mmkdml tools benchmarks tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 test-fast: $(READY)  ## run the tests that are not marked slow
