@@ -156,7 +156,7 @@ class SuiteSection:
 
     @property
     def is_large(self) -> bool:
-        """Whether the tables of the suite are compressed."""
+        """Return whether the tables of the suite are compressed."""
         return len(self.by_name) > LARGE
 
     @property
