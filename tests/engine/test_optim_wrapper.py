@@ -1,10 +1,11 @@
 import copy
+import time
 
 import pytest
 import torch
 from torch import nn
 
-from mmkdml.engine import CPUAmpOptimWrapper, has_fast_bf16
+from mmkdml.engine import CPUAmpOptimWrapper, has_fast_bf16, optim_wrapper
 
 
 def network():
@@ -60,8 +61,9 @@ def test_gradients_accumulate():
     assert not torch.equal(model[0].weight, before['0.weight'])
 
 
+@pytest.mark.parametrize('cost', [dict(bfloat16=1, float32=8), dict(bfloat16=8, float32=1)])
 @pytest.mark.parametrize(
-    ('capabilities', 'fast'),
+    ('capabilities', 'known'),
     [
         (dict(amx_bf16=True, avx512_bf16=False), True),
         (dict(amx_bf16=False, avx512_bf16=True), True),
@@ -69,9 +71,22 @@ def test_gradients_accumulate():
         (dict(architecture='aarch64', bf16=True), False),
     ],
 )
-def test_bfloat16_is_fast_with_hardware_support(monkeypatch, capabilities, fast):
+def test_bfloat16_is_fast_with_instructions_and_units(monkeypatch, capabilities, known, cost):
+    def convolution(images, weight, padding):
+        assert torch.get_num_threads() == 1
+        end = time.thread_time() + cost[str(images.dtype).removeprefix('torch.')] * 1e-3
+        while time.thread_time() < end:
+            pass
+
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
-    assert has_fast_bf16() is fast
+    monkeypatch.setattr(optim_wrapper.functional, 'conv2d', convolution)
+    threads = torch.get_num_threads()
+    assert has_fast_bf16() is (known and cost['bfloat16'] < cost['float32'])
+    assert torch.get_num_threads() == threads
+
+
+def test_speed_of_bfloat16_is_measured_on_this_cpu():
+    assert 0.01 < optim_wrapper._bf16_speedup() < 100
 
 
 def test_bfloat16_is_not_fast_with_unknown_capabilities(monkeypatch):
