@@ -7,7 +7,7 @@ import math
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from benchmarks.timing import StepCost, cost_cells, median_seconds, named_errors
 # Adam turns rounding errors of tiny gradients into full steps.
 COMPARED_LOSSES = 2
 TOLERANCE = 1e-4
+APPROXIMATE_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,16 @@ class Peer:
         )
 
 
-def measure_peers(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, PeerCost]:
+def measure_peers(
+    commands: Mapping[str, Sequence[str]], rounds: int, approximate: Collection[str] = ()
+) -> dict[str, PeerCost]:
     """Measure interleaved training steps of several programs.
 
     Args:
         commands: Command of each :class:`Peer` by name. All are in memory at the same time.
         rounds: Measured steps of each, after one warm-up step.
+        approximate: Names of programs with another precision or optimizer, whose losses may differ
+            by a relative 1e-2.
 
     Returns:
         Costs by name, in the same order.
@@ -132,7 +137,15 @@ def measure_peers(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[st
             with named_errors(name):
                 peer.wait()
         first = next(iter(peers))
-        steps = {name: _checked_step(peer, first, peers[first]) for name, peer in peers.items()}
+        steps = {
+            name: _checked_step(
+                peer,
+                first,
+                peers[first],
+                APPROXIMATE_TOLERANCE if name in approximate else TOLERANCE,
+            )
+            for name, peer in peers.items()
+        }
         seconds = median_seconds(steps, rounds)
         return {
             name: PeerCost(seconds[name], peer.memory, peer.losses) for name, peer in peers.items()
@@ -157,12 +170,12 @@ def format_peer_costs(costs: Mapping[str, PeerCost]) -> str:
     return table.get_string()
 
 
-def _checked_step(peer: Peer, first_name: str, first: Peer) -> Callable[[], None]:
+def _checked_step(peer: Peer, first_name: str, first: Peer, tolerance: float) -> Callable[[], None]:
     def step() -> None:
         peer.step()
         place = len(peer.losses) - 1
         own, other = peer.losses[place], first.losses[place]
-        if place < COMPARED_LOSSES and not math.isclose(own, other, rel_tol=TOLERANCE):
+        if place < COMPARED_LOSSES and not math.isclose(own, other, rel_tol=tolerance):
             raise ValueError(
                 f'Invalid loss in step {place + 1}: expected {other} as for {first_name}, got '
                 f'{own}. Use the same weights, batch and loss weights for both'

@@ -22,6 +22,7 @@ BFLOAT16 = 'bfloat16'
 FORMS: dict[str, dict[str, bool]] = {
     FLOAT32: {},
     f'{FLOAT32}, channels last': dict(channels_last=True),
+    f'{FLOAT32}, channels last, fused optimizer': dict(channels_last=True, fused=True),
     BFLOAT16: dict(bfloat16=True),
     f'{BFLOAT16}, channels last': dict(bfloat16=True, channels_last=True),
     f'{BFLOAT16}, channels last, fused optimizer': dict(

@@ -72,12 +72,13 @@ PRIVATE_APIS = {
     'mmengine.visualization.Visualizer': {
         '_initialize_fig': 'compat: creates the figure when it is used'
     },
+    'torch': {'_inductor': 'engine.hooks: weights as constants of compiled graphs'},
     'torch.autograd': {'_profiler_enabled': 'profiling: named ranges'},
     'torch.distributed': {'_register_comm_hook': 'engine.distributed: keeps the hooks of DDP'},
     'torch.nn.Module': {
         '_apply': 'models.distillers: moves shared frozen members',
         '_buffers': 'models.inference_copies: finds changed values',
-        '_compiled_call_impl': 'models.inference_copies: keeps compiled networks',
+        '_compiled_call_impl': 'models.inference_copies, engine.hooks: compiled networks',
         '_forward_hooks': 'models: registers a hook once, keeps networks with hooks',
         '_forward_pre_hooks': 'models.inference_copies: keeps networks with hooks',
         '_modules': 'models.inference_copies: finds changed modules',

@@ -46,7 +46,8 @@ def serve(build):
     """Run a training step for each line of input until the input ends.
 
     `build(problem, method)` is called with the content of `problem.py`'s file and `kd` or `fitnet`,
-    and returns a function that runs a training step and returns its loss.
+    and returns a function that runs a training step and returns its loss; with `--fast`, it is also
+    called with `fast=True`.
     """
     parser = argparse.ArgumentParser(description='Run a training step for each line of input.')
     parser.add_argument('problem', help='file written by problem.py')
@@ -54,11 +55,13 @@ def serve(build):
     parser.add_argument(
         '--keep-freed-memory', action='store_true', help='keep freed memory, as mmkdml does'
     )
+    parser.add_argument('--fast', action='store_true', help='use the speed-ups of the package')
     args = parser.parse_args()
     if args.keep_freed_memory and not MEMORY['keep_freed_memory']():
         sys.exit('Invalid --keep-freed-memory: this C library does not support it')
     before = MEMORY['peak_memory_mib']()
-    step = build(torch.load(args.problem, weights_only=True), args.method)
+    options = dict(fast=True) if args.fast else {}
+    step = build(torch.load(args.problem, weights_only=True), args.method, **options)
     _reply(ready=True)
     for _ in sys.stdin:
         loss = step()

@@ -135,8 +135,8 @@ def test_readers_have_no_workers(tool, capsys, flags):
 def test_peers(tool, capsys, monkeypatch, tmp_path):
     calls = {}
 
-    def measure(commands, rounds):
-        calls.update(commands=commands, rounds=rounds)
+    def measure(commands, rounds, approximate):
+        calls.update(commands=commands, rounds=rounds, approximate=approximate)
         for command in commands.values():
             assert Path(command[1]).is_file()
             assert torch.load(command[2], weights_only=True)['inputs'].shape == (2, 3, 224, 224)
@@ -147,6 +147,7 @@ def test_peers(tool, capsys, monkeypatch, tmp_path):
     tool('benchmark', 'peers', 'fitnet', *arguments, experiment=False)
     assert calls['rounds'] == 4
     pythons = dict(mmkdml=sys.executable, torchdistill='its-python')
+    [name] = calls['approximate']
     assert {
         name: [command[0], Path(command[1]).name, *command[3:]]
         for name, command in calls['commands'].items()
@@ -154,8 +155,8 @@ def test_peers(tool, capsys, monkeypatch, tmp_path):
         package + note: [python, f'{package}_peer.py', 'fitnet', *keep]
         for package, python in pythons.items()
         for note, keep in (('', []), (', freed memory kept', ['--keep-freed-memory']))
-    }
-    assert 'torchdistill, freed memory kept |   1.500' in capsys.readouterr().out
+    } | {name: [sys.executable, 'mmkdml_peer.py', 'fitnet', '--keep-freed-memory', '--fast']}
+    assert 'torchdistill, freed memory kept   |   1.500' in capsys.readouterr().out
 
 
 def test_errors_are_one_line(tool):

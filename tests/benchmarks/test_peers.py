@@ -1,6 +1,7 @@
 """Driver of the peers, with small Python programs instead of other packages."""
 
 import sys
+from contextlib import nullcontext
 
 import pytest
 
@@ -56,6 +57,13 @@ def test_peers_take_a_warm_up_step_and_the_rounds(peer):
 def test_different_losses_raise(peer, loss, factor, message):
     with pytest.raises(ValueError, match=message):
         measure_peers(dict(here=peer(PEER, 8, 0.5), there=peer(PEER, loss, factor)), rounds=1)
+
+
+@pytest.mark.parametrize(('loss', 'accepted'), [(8.06, True), (8.1, False)])
+def test_losses_of_approximate_peers_may_differ_by_one_percent(peer, loss, accepted):
+    commands = dict(here=peer(PEER, 8, 0.5), there=peer(PEER, loss, 0.5))
+    with nullcontext() if accepted else pytest.raises(ValueError, match='^there: '):
+        measure_peers(commands, rounds=1, approximate=['there'])
 
 
 def test_later_losses_may_drift(peer):

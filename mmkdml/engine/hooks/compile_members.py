@@ -10,8 +10,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
+from torch._inductor import config as inductor_config
 
 from mmkdml.engine.unwrap import unwrap_model
+from mmkdml.functional.checks import check_choice
 from mmkdml.registry import HOOKS
 
 
@@ -20,12 +22,14 @@ class CompileMembersHook(Hook):
     """Compile the members' networks before the first epoch; see :func:`compile_members`.
 
     Args:
+        members: Names of the members to compile, e.g. only a frozen ``['teacher']``; None for all.
         **settings: Arguments of ``torch.compile``, e.g. ``mode='reduce-overhead'`` for CUDA graphs.
     """
 
     priority = 'LOWEST'  # After hooks that change the network.
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, members: Collection[str] | None = None, **settings: Any) -> None:
+        self.members = members
         self.settings = settings
         self._compiled = False
 
@@ -34,41 +38,58 @@ class CompileMembersHook(Hook):
         if self._compiled:
             return
         network = unwrap_model(runner.model)
-        parts = compile_members(network, **self.settings)
+        parts = compile_members(network, self.members, **self.settings)
         runner.logger.info(f'Compiling {", ".join(parts)}; the first steps are slow')
         self._compiled = True
 
 
-def compile_members(network: nn.Module, **settings: Any) -> list[str]:
+def compile_members(
+    network: nn.Module, members: Collection[str] | None = None, **settings: Any
+) -> list[str]:
     """Compile the largest submodules of a network that contain no tap, in place.
 
     A compiled module does not call forward hooks that are added later, so tapped modules and their
     parents stay uncompiled, but their other submodules are compiled. Names in state dicts do not
     change, and copies, such as weight averages, are not compiled.
 
+    The weights of frozen members become constants of their graphs, so that inductor fuses batch
+    normalizations and stores the convolutions in the format of the device.
+
     Args:
         network: A classroom, or any other network.
+        members: Names of the members of a classroom to compile; None for all.
         **settings: Arguments of ``torch.compile``. By default, each input shape gets its own graph,
             and, if PyTorch supports it, modules of one class do not share a recompilation limit.
 
     Returns:
         The names of the compiled modules, prefixed by their member's in a classroom.
+
+    Raises:
+        ValueError: If the network has no member of this name.
     """
     defaults = dict(dynamic=False, isolate_recompiles=True)
     known = inspect.signature(torch.compile).parameters  # 2.7 lacks isolate_recompiles.
     settings = {key: x for key, x in defaults.items() if key in known} | settings
-    parts = dict(_parts_of_members(network))
-    for part in parts.values():
-        part.compile(**settings)
-    return list(parts)
+    compiled = []
+    for name, member, observed in _members(network, members):
+        for path, part in _unobserved(member, observed):
+            part.compile(**settings)
+            if name in getattr(network, 'frozen_names', ()):
+                # torch.compile(options=dict(freezing=True)) is set too late to have an effect.
+                freeze = inductor_config.patch(freezing=True)
+                part._compiled_call_impl = freeze(part._compiled_call_impl)
+            compiled.append(f'{name}.{path}'.lstrip('.'))
+    return compiled
 
 
-def _parts_of_members(network: Any) -> Iterator[tuple[str, nn.Module]]:
+def _members(
+    network: Any, names: Collection[str] | None
+) -> Iterator[tuple[str, nn.Module, Collection[str]]]:
     observed: Mapping[str, Collection[str]] = getattr(network, 'observed_modules', {'': ()})
     members = network.named_members() if hasattr(network, 'named_members') else {'': network}
-    for name, member in members.items():
-        for path, part in _unobserved(member, observed[name]):
-            yield f'{name}.{path}'.lstrip('.'), part
+    for name in members if names is None else names:
+        check_choice('member to compile', name, tuple(members))
+        yield name, members[name], observed[name]
 
 
 def _unobserved(

@@ -1,4 +1,5 @@
 import copy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,3 +163,45 @@ def test_compiled_classroom_computes_the_same(backend):
         torch.testing.assert_close(ours[key], value)
     for one, other in zip(own_gradients, gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_only_selected_members_are_compiled(backend):
+    net, other = Net(), Net()
+    classroom = SimpleNamespace(
+        named_members=lambda: dict(a=net, b=other), observed_modules=dict(a=(), b=())
+    )
+    runner = SimpleNamespace(model=classroom, logger=SimpleNamespace(info=lambda text: None))
+    CompileMembersHook(members=['b'], backend=backend).before_train_epoch(runner)
+    net(torch.randn(5, 3))
+    assert backend.runs == 0
+    other(torch.randn(5, 3))
+    assert backend.runs == 2
+    with pytest.raises(ValueError, match=r'a, b.*teacher'):
+        compile_members(classroom, ['teacher'])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which('g++') is None, reason='inductor requires a C++ compiler')
+@pytest.mark.parametrize('frozen', [True, False])
+def test_only_the_weights_of_frozen_members_become_constants(frozen):
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+        def forward(self, x):
+            return self.layers(x)
+
+    member = nn.Sequential(Part()).eval()
+    classroom = SimpleNamespace(
+        named_members=lambda: dict(teacher=member),
+        observed_modules=dict(teacher=()),
+        frozen_names=('teacher',) if frozen else (),
+    )
+    inputs = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = member(inputs)
+        assert compile_members(classroom) == ['teacher.0']
+        torch.testing.assert_close(member(inputs), expected)
+        member[0].layers[1].weight.zero_()
+        assert bool(member(inputs).any()) is frozen
