@@ -134,23 +134,25 @@ def import_mmdet_datasets(module: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def defer_scipy_optimize(module: Any) -> Iterator[None]:
-    """Defer the import of ``scipy.optimize`` by MMSegmentation's assigner until it is called.
+def defer_function(name: str, function: str, module: Any) -> Iterator[None]:
+    """Defer the import of a module until a function that another module takes from it is called.
 
     Args:
-        module: The module ``mmseg.models.assigners.hungarian_assigner``.
+        name: Name of the deferred module.
+        function: Name of the function.
+        module: The module that imports it.
     """
-    name = 'scipy.optimize'
-    if name not in sys.modules:
-        stub = ModuleType(name)
-        stub.linear_sum_assignment = lambda *args, **kwargs: (  # type: ignore[attr-defined]
-            importlib.import_module(name).linear_sum_assignment(*args, **kwargs)
-        )
-        sys.modules[name] = stub
+    stub = ModuleType(name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(name), function)(*args, **kwargs)
+
+    setattr(stub, function, call)
+    sys.modules.setdefault(name, stub)
     try:
         yield
     finally:
-        if not hasattr(sys.modules[name], '__file__'):
+        if sys.modules[name] is stub:
             del sys.modules[name]
 
 
@@ -241,12 +243,18 @@ def import_frameworks() -> None:
 load_yaml_safely()
 # A training does not need these modules, which take a sixth of the time until its first step.
 defer_imports(
-    *('ftfy', 'pandas', 'scipy.interpolate', 'scipy.special', 'timm'),
+    *('mmseg.utils.tokenizer', 'pandas', 'scipy.interpolate', 'scipy.special', 'timm'),
     *('torchvision.datasets', 'torchvision.models'),
 )
 when_imported('mmengine.visualization.visualizer', defer_figure)
 around_import('albumentations.core.hub_mixin', defer_huggingface_hub)
-around_import('mmseg.models.assigners.hungarian_assigner', defer_scipy_optimize)
+for importing, name, function in (
+    ('mmseg.datasets.transforms.transforms', 'scipy.ndimage', 'gaussian_filter'),
+    ('mmseg.models.losses.huasdorff_distance_loss', 'scipy.ndimage', 'distance_transform_edt'),
+    ('mmseg.models.assigners.hungarian_assigner', 'scipy.optimize', 'linear_sum_assignment'),
+    ('mmseg.utils', 'mmseg.utils.tokenizer', 'tokenize'),
+):
+    around_import(importing, functools.partial(defer_function, name, function))
 import_torchvision()
 replace_missing_mmcv_operators()
 around_import('mmpretrain.models', hide_mmdet)

@@ -220,7 +220,8 @@ class Plain(Visualizer):
 
 visualizers = [kind(name=kind.__name__) for kind in (SegLocalVisualizer, Plain)]
 parts = ('huggingface_hub.hf_api', 'matplotlib.figure', 'pandas.core', 'scipy.optimize',
-         'scipy.special._ufuncs', 'timm.models', 'torchvision.models.resnet', 'jinja2')
+         'scipy.special._ufuncs', 'timm.models', 'torchvision.models.resnet', 'jinja2', 'ftfy',
+         'scipy.ndimage._filters')
 print({name for name in parts if name in sys.modules})
 
 image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -240,6 +241,17 @@ import scipy.optimize
 assert scipy.optimize.__file__ and callable(scipy.optimize.minimize)
 import mmpretrain.models.backbones.timm_backbone, mmseg.models.backbones.timm_backbone as mmseg_timm
 assert 'resnet18' in mmseg_timm.timm.list_models()
+from mmseg.datasets.transforms import transforms
+from mmseg.models.losses import huasdorff_distance_loss
+spread = transforms.gaussian_filter(np.eye(3), 1)
+assert spread[0, 2] == spread[2, 0] > 0
+assert np.array_equal(huasdorff_distance_loss.distance(np.array([0, 1, 1, 1])), [0, 1, 2, 3])
+assert scipy.ndimage.__file__
+import mmseg.utils
+tokens = mmseg.utils.tokenize('a photo of a cat').flatten().tolist()
+assert tokens[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]  # of CLIP
+from mmseg.models.text_encoder.clip_text_encoder import tokenizer
+assert tokenizer is sys.modules['mmseg.utils.tokenizer']
 import torchvision
 assert torchvision.models.resnet18.__name__ == 'resnet18'
 """
