@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from mmkdml.evaluation.batches.sharing import shared
 _CHUNK, _CHUNK_OF_ACCELERATOR = 1 << 17, 1 << 23
 _LARGE = 1 << 12
 #: Neighbors are counted in separate histograms, because a core waits for its last write to a bin.
-_LANES = 4
+_LANES = 4  # a power of 2
 #: Confidences are summed as integers in units of 2^-32, exactly and in any order.
 _UNIT = 1 << 32
 #: Lower bound of probabilities, about the resolution of float32 at 1.
@@ -40,11 +41,11 @@ def confusion_counts(
         ValueError: If a label is not one of the K classes.
     """
     rows, columns = labels
-    low, high = map(int, rows.aminmax())
+    low, high = _range([rows])
     some_ignored = ignore_index is not None and low <= ignore_index <= high
     ignored = rows == ignore_index if some_ignored else None
     for side in labels:
-        low, high = map(int, side.aminmax())
+        low, high = _range([side])
         if low < 0 or high >= number:
             wrong = (side < 0) | (side.long() >= number)
             found = side[wrong if ignored is None else wrong & ~ignored].unique().tolist()
@@ -57,6 +58,12 @@ def confusion_counts(
     if ignored is not None:
         pairs.mul_(~ignored).add_(ignored, alpha=cells)
     return row_counts(pairs, cells + 1)[:, :-1].reshape(-1, number, number).cpu().numpy()
+
+
+@shared
+def _range(labels: Sequence[Tensor]) -> tuple[int, int]:
+    low, high = map(int, labels[0].aminmax())
+    return low, high
 
 
 def equal_to(labels: Tensor, index: int) -> Tensor:
@@ -125,8 +132,10 @@ def first_cells(regions: Tensor, bins: int) -> Tensor:
     Returns:
         (N, M), int32. Axes of the histogram: image, lane, region, whether it is correct, bin.
     """
-    images, number = (torch.arange(size, device=regions.device) for size in regions.shape)
-    lanes = (images[:, None] * _LANES + number % _LANES).int() * (6 * bins)
+    images, number = (
+        torch.arange(size, dtype=torch.int32, device=regions.device) for size in regions.shape
+    )
+    lanes = (images[:, None] * _LANES + (number & (_LANES - 1))).mul_(6 * bins)
     return lanes.add_(regions, alpha=2 * bins)
 
 
@@ -137,7 +146,7 @@ def binned(confidences: Tensor, right: Tensor, first: Tensor, bins: int) -> Tens
     with a confidence that is NaN.
 
     Args:
-        confidences: In [0, 1], (N, M), float64; overwritten.
+        confidences: In [0, 1], (N, M), floating point; overwritten.
         right: Which predictions are correct, (N, M), bool.
         first: See :func:`first_cells`.
         bins: Number of bins of equal width in [0, 1].
@@ -147,7 +156,8 @@ def binned(confidences: Tensor, right: Tensor, first: Tensor, bins: int) -> Tens
         sums of their confidences, and the numbers of correct ones.
     """
     shape = (len(right), _LANES, 3, 2, bins)
-    place = (confidences * bins).int().clamp_(0, bins - 1)
+    # In float64, float32 confidences are never rounded across an edge.
+    place = (confidences.double() * bins).int().clamp_(0, bins - 1)
     place = place.add_(right, alpha=bins).add_(first).flatten()
     counts = torch.bincount(place, minlength=math.prod(shape))
     diverged = confidences.sum(1).isnan()
@@ -173,8 +183,14 @@ def divergence_sums(target: Tensor, predicted: Sequence[Tensor]) -> np.ndarray:
     found = []
     for chunk in _chunks(target[:, 0]):
         p = _positive(target[chunk])
-        terms = [(p / _positive(one[chunk])).log_().mul_(p).flatten(1) for one in predicted]
-        found.append(torch.stack([one.sum(1, dtype=torch.float64) for one in terms]))
+        sums = []
+        for one in predicted:
+            terms = [
+                (mine / its).log_().mul_(mine)
+                for mine, its in zip(p, _positive(one[chunk]), strict=True)
+            ]
+            sums.append(reduce(Tensor.add_, terms).sum(1, dtype=torch.float64))
+        found.append(torch.stack(sums))
     return torch.cat(found, dim=1).cpu().numpy()
 
 
@@ -187,17 +203,19 @@ def _chunks(labels: Tensor) -> Iterator[slice]:
 
 
 def _confidences(labels: Tensor, probabilities: Tensor) -> Tensor:
-    """Return the probabilities of the predicted classes, (N, M), float64."""
+    """Return the probabilities of the predicted classes, (N, M)."""
     if probabilities.shape[1] <= 2:  # p or 1 - p; several times faster than gather
-        return (labels.double().sub_(1) + probabilities[:, -1]).abs_()
-    return probabilities.gather(1, labels.long()[:, None]).squeeze(1).double()
+        return labels.to(probabilities.dtype).sub_(1).add_(probabilities[:, -1]).abs_()
+    return probabilities.gather(1, labels.long()[:, None]).squeeze(1)
 
 
-def _positive(probabilities: Tensor) -> Tensor:
-    """Return the probabilities of all K >= 2 classes, clamped and normalized."""
+def _positive(probabilities: Tensor) -> tuple[Tensor, ...]:
+    """Return the clamped and normalized probabilities of all K >= 2 classes, each (N, M)."""
+    least = LEAST_PROBABILITY
     if probabilities.shape[1] == 1:
-        probabilities = torch.cat([1 - probabilities, probabilities], dim=1)
-    clamped = probabilities.clamp(min=LEAST_PROBABILITY)
-    if probabilities.shape[1] == 2 and probabilities.dtype == torch.float32:
-        return clamped  # their sum is 1 within the resolution of float32
-    return clamped / clamped.sum(1, keepdim=True)
+        present = probabilities[:, 0]
+        return (1 - present).clamp_(min=least), present.clamp(min=least)
+    clamped = probabilities.clamp(min=least)
+    if probabilities.shape[1] > 2 or probabilities.dtype != torch.float32:
+        clamped = clamped / clamped.sum(1, keepdim=True)  # otherwise 1 within the resolution
+    return clamped.unbind(1)

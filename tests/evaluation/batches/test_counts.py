@@ -114,8 +114,7 @@ def test_bins_are_exact_next_to_their_edges(bins):
         found = reliability_counts([own], [foreground[:, None]], own, torch.zeros_like(own), bins)[
             0, 0, 0
         ]
-        confidence = foreground[0].double().numpy()
-        confidence = confidence if label else 1 - confidence
+        confidence = (foreground[0] if label else 1 - foreground[0]).double().numpy()
         places = np.minimum(np.searchsorted(edges, confidence, side='right') - 1, bins - 1)
         np.testing.assert_array_equal(found[0], np.bincount(places, minlength=bins))
         np.testing.assert_array_equal(found[2], found[0])
