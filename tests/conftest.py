@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import uuid
 import warnings
 from collections import OrderedDict
@@ -239,6 +240,16 @@ def _managed(kind=ManagerMixin):
     return [kind, *chain.from_iterable(map(_managed, kind.__subclasses__()))]
 
 
+def _reset_process():
+    """Remove the state of earlier tests from a forked process."""
+    sys.stdout, sys.stderr = (os.fdopen(one, 'w', 1, closefd=False) for one in (1, 2))
+    warnings.resetwarnings()
+    os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
+    torch.set_num_threads(1)
+    for kind in _managed():  # logs, message hubs and default scope
+        kind._instance_dict.clear()
+
+
 def run_script(output, path, *args):
     """Run a script as ``python PATH ARGS`` does, in a forked process, which has its imports.
 
@@ -248,13 +259,8 @@ def run_script(output, path, *args):
     with open(output, 'w') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout = sys.stderr = open(1, 'w', buffering=1, closefd=False)  # noqa: SIM115
-    warnings.resetwarnings()
-    os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
+    _reset_process()
     os.chdir(ROOT)
-    torch.set_num_threads(1)
-    for kind in _managed():  # logs, message hubs and default scope of earlier tests
-        kind._instance_dict.clear()
     folder = Path(path).parent
     for module in [*sys.modules.values()]:
         if getattr(module, '__file__', None) == str(folder / 'conftest.py'):
@@ -262,6 +268,41 @@ def run_script(output, path, *args):
     sys.path.insert(0, str(folder))
     sys.argv = [str(path), *map(str, args)]
     runpy.run_path(str(path), run_name='__main__')
+
+
+class ForkedPython(subprocess.Popen):
+    """Run ``python FILE`` or ``python -m MODULE`` in a fork, which has the imports of the tests."""
+
+    def __init__(self, args, env=None, **options):
+        super().__init__(args, preexec_fn=lambda: _become_python(args[1:], env), **options)
+
+
+def _become_python(args, env):
+    """Use the new process, whose standard streams are set up, instead of starting a program."""
+    os.closerange(3, os.sysconf('SC_OPEN_MAX'))  # one of them makes the parent wait
+    code = 1
+    try:
+        gc.enable()
+        os.environ.update(env or {})
+        _reset_process()
+        name, sys.argv = (args[1], args[1:]) if args[0] == '-m' else (args[0], [*args])
+        run = runpy.run_module if args[0] == '-m' else runpy.run_path
+        run(name, run_name='__main__')
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else stopped.code is not None
+        if isinstance(stopped.code, str):
+            print(stopped.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+@pytest.fixture(scope='session')
+def forked_python():
+    """Class of processes that take the place of ``subprocess.Popen`` for Python."""
+    return ForkedPython
 
 
 @pytest.fixture

@@ -58,13 +58,19 @@ def test_mmengine_classes_are_found(name, basic):
 
 @pytest.mark.slow
 def test_strings_are_found_without_imports():
+    """And mmdet is imported with the first use of a class that needs it."""
     script = """
 import json, sys
 import mmkdml.registry
 import mmengine.registry
 found = {}
 mmkdml.registry.METRICS.get('ForegroundIoU')
+import mmkdml.datasets
+assert 'SplitBoxDataset' in dir(mmkdml.datasets)
 assert 'mmdet' not in sys.modules  # slow to import
+cells = mmkdml.registry.DATASETS.get('mmkdml.BCCDDataset')
+assert cells.METAINFO['classes'] == ('RBC', 'WBC', 'Platelets')
+assert 'mmdet' in sys.modules
 assert mmengine.registry.METRICS.get('mmkdml.BoxAP').__module__ == 'mmkdml.evaluation.boxes.ap'
 for name, key in json.loads(sys.argv[1]).items():
     kind = getattr(mmkdml.registry, name).get(key)

@@ -1,7 +1,5 @@
 """Fixtures that speed up building networks."""
 
-import math
-
 import pytest
 import torch
 from torch.nn import init
@@ -18,14 +16,25 @@ def uninitialized(monkeypatch):
 def recycled_noise(monkeypatch):
     """Initialize weights from the same random numbers, each from another position."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.empty(2**20).uniform_(-1, 1, generator=generator)
+    uniform = torch.empty(2**20).uniform_(-1, 1, generator=generator)
+    normal = torch.empty(2**20).normal_(generator=generator)
 
-    def kaiming_uniform_(tensor, a=0, mode='fan_in', nonlinearity='leaky_relu', **_):
-        fan = init._calculate_correct_fan(tensor, mode)
-        noise_of_tensor = noise * (init.calculate_gain(nonlinearity, a) * math.sqrt(3 / fan))
+    def fill(tensor, noise, scale):
         for part in tensor.detach().view(-1).split(2**19):
             start = int(torch.randint(2**19, (), generator=generator))
-            part.copy_(noise_of_tensor[start : start + len(part)])
+            torch.mul(noise[start : start + len(part)], scale, out=part)
         return tensor
 
+    def deviation(tensor, a=0, mode='fan_in', nonlinearity='leaky_relu', **_):
+        return (
+            init.calculate_gain(nonlinearity, a) / init._calculate_correct_fan(tensor, mode) ** 0.5
+        )
+
+    def kaiming_uniform_(tensor, *args, **options):
+        return fill(tensor, uniform, 3**0.5 * deviation(tensor, *args, **options))
+
+    def kaiming_normal_(tensor, *args, **options):
+        return fill(tensor, normal, deviation(tensor, *args, **options))
+
     monkeypatch.setattr(init, 'kaiming_uniform_', kaiming_uniform_)
+    monkeypatch.setattr(init, 'kaiming_normal_', kaiming_normal_)

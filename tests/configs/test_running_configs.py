@@ -298,12 +298,13 @@ def test_config_trains_a_step(name, small, paper_transfers):
     parts = [value for key, value in log.items() if 'loss' in key and key != 'loss']
     torch.testing.assert_close(log['loss'], torch.stack(parts or [log['loss']]).sum())
     assert [key for key, grad in gradients.items() if grad is None] == []
-    assert [key for key, grad in gradients.items() if not grad.isfinite().all()] == []
+    sums = {key: grad.sum() for key, grad in gradients.items()}  # finite only if all values are
+    assert [key for key, one in sums.items() if not one.isfinite()] == []
     assert len(gradients) == len(trained) > 0
     if frozen is not None:
         assert not {id(p) for p in teacher.parameters()} & {id(p) for p in optimized}
         assert not any(module.training for module in teacher.modules())
-        assert same(frozen, copied(teacher))
+        assert same(frozen, teacher.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -244,23 +242,6 @@ def test_text_configs_find_the_class(root):
             )
         )
     assert type(built) is SplitBoxDataset
-
-
-@pytest.mark.slow
-def test_mmdet_is_imported_with_the_first_use():
-    script = """
-import sys
-import mmkdml.datasets
-assert 'SplitBoxDataset' in dir(mmkdml.datasets)
-assert 'mmdet' not in sys.modules
-from mmkdml.registry import DATASETS
-assert DATASETS.get('mmkdml.BCCDDataset').METAINFO['classes'] == ('RBC', 'WBC', 'Platelets')
-assert 'mmdet' in sys.modules
-"""
-    done = subprocess.run(
-        [sys.executable, '-c', script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_folds_share_the_file_of_boxes(tmp_path):

@@ -1,12 +1,12 @@
 """Commands of suite.py with real trainings and a killed worker."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -16,6 +16,7 @@ from mmkdml.apis import load_config
 from mmkdml.datasets import convert_lgg
 from mmkdml.datasets.synthetic import make_demo_data
 from mmkdml.experiments import load_suite, read_suite
+from mmkdml.experiments.suites import worker
 from mmkdml.experiments.suites.execute import execute
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
@@ -43,14 +44,30 @@ def small(data_options, tmp_path_factory):
     return path
 
 
-def start(folder, suite):
-    return subprocess.Popen(
-        [sys.executable, TOOL, 'run', str(suite), '--work-dir', str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
+@pytest.fixture(scope='module')
+def start(forked_python):
+    """Return a function that starts a suite in a forked process.
+
+    Its runs are forked, too, except the teacher's of ``killed``; starting each takes 5 s.
+    """
+
+    def start_run(args, **options):
+        is_new = '/teacher/' in args[-1]
+        return (subprocess.Popen if is_new else forked_python)(args, **options)
+
+    def start(folder, suite):
+        return forked_python(
+            [sys.executable, str(TOOL), 'run', str(suite), '--work-dir', str(folder)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            worker, 'subprocess', SimpleNamespace(**vars(subprocess) | dict(Popen=start_run))
+        )
+        yield start
 
 
 @pytest.fixture
@@ -66,7 +83,7 @@ def output_of(tool, capsys, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def killed(small, tmp_path_factory):
+def killed(small, start, tmp_path_factory):
     """Folder of a suite with two workers, one of which was killed, and the output of both."""
     folder = tmp_path_factory.mktemp('killed')
     both = [start(folder, small) for _ in range(2)]
@@ -270,7 +287,7 @@ def test_power_without_results_needs_standard_deviations(output_of, tmp_path):
 
 
 @pytest.mark.slow
-def test_folds_from_the_worker_to_tables_and_predictions(output_of, tool, capsys, tmp_path):
+def test_folds_from_the_worker_to_tables_and_predictions(start, output_of, tool, capsys, tmp_path):
     source = make_demo_data(tmp_path / 'kaggle_3m', patients=6, slices=2, size=64)
     convert_lgg(source, tmp_path / 'splits', ratios=(50, 50, 0), folds=2)
     options = {'train_cfg.max_epochs': 1, 'param_scheduler.T_max': 1}

@@ -63,30 +63,49 @@ def test_settings_of_the_selection_are_those_of_mmdet(detector_source, settings)
     assert detects(source).other_labels == 0
 
 
-def test_onnx_suppresses_boxes_for_any_number_of_images(detector_source, tmp_path):
-    source = detector_source('atss', nms=True)
-    network = ExportedDetector(source)
-    path = tmp_path / 'x.onnx'
-    program = graph.export_program(network, source)
-    graph.write_onnx(program, path, network.outputs, network.onnx_operators)
-    session = onnxruntime.InferenceSession(path)
-    assert [one.name for one in session.get_outputs()] == ['boxes', 'scores', 'labels']
-    assert [one.shape[1:] for one in session.get_outputs()] == [[100, 4], [100], [100]]
-    three = np.concatenate([IMAGES, np.zeros_like(IMAGES[:1])])
-    agreement = checks.compare(graph.file_predictor(path), source, three)
-    assert (agreement.images, agreement.other_labels) == (3, 0)
-    assert agreement.max_difference < 1e-5
+class WithAllPriors(torch.nn.Module):
+    """Selection that also returns the boxes and scores of all priors, as without ``nms``."""
+
+    def __init__(self, selection):
+        super().__init__()
+        self.selection = selection
+
+    def forward(self, boxes, scores, factor, sizes):
+        return *self.selection(boxes, scores, factor, sizes), boxes, scores * factor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('form', ['onnx', 'nms', 'torch-export'])
 @pytest.mark.parametrize('name', HEADS)
-def test_formats_of_each_head(detector_source, name, form, tmp_path):
-    source = detector_source(name, nms=form == 'nms')
-    agreement = formats.export(
-        source, tmp_path, form.replace('nms', 'onnx'), list(IMAGES)
-    ).agreement
-    assert agreement.other_labels == 0
+def test_files_of_each_head(detector_source, name, tmp_path):
+    """One graph has the outputs with and without ``nms``, because exporting takes seconds."""
+    source = detector_source(name, nms=True)
+    network = ExportedDetector(source)
+    network.selection = WithAllPriors(network.selection)
+    program = graph.export_program(network, source)
+    files = tmp_path / 'x.onnx', tmp_path / 'x.pt2'
+    outputs = [*network.outputs, 'all_boxes', 'all_scores']
+    graph.write_onnx(program, files[0], outputs, network.onnx_operators)
+    torch.export.save(program, files[1])
+    session = onnxruntime.InferenceSession(files[0])
+    assert [one.name for one in session.get_outputs()] == outputs
+    if name == 'atss':
+        assert [one.shape[1:] for one in session.get_outputs()[:3]] == [[100, 4], [100], [100]]
+    three = np.concatenate([IMAGES, np.zeros_like(IMAGES[:1])])
+    for predict in map(graph.file_predictor, files):
+        found = checks.compare(lambda images, p=predict: p(images)[:3], source, three)
+        assert (found.images, found.other_labels) == (3, 0)
+        assert found.max_difference < 1e-5
+        every = dataclasses.replace(source, nms=False)
+        found = checks.compare(lambda images, p=predict: p(images)[3:], every, IMAGES)
+        assert (found.images, found.other_labels) == (2, 0)
+
+
+@pytest.mark.slow
+def test_export_of_selected_boxes(detector_source, tmp_path):
+    source = detector_source('retinanet', nms=True)
+    exported = formats.export(source, tmp_path, 'onnx', list(IMAGES))
+    assert exported.agreement.other_labels == 0
+    assert [path.name for path in tmp_path.iterdir()] == ['retinanet-model.onnx']
 
 
 def test_images_without_boxes_are_filled_up(detector_source):
