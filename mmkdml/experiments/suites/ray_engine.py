@@ -16,7 +16,6 @@ from mmkdml.experiments.suites.run import register_suite, run_workers
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.optional import require
-from mmkdml.statistics.records import RUNNING, WAITING
 
 #: Maximum number of restarts of a task whose node is lost.
 MAX_RETRIES = 10
@@ -39,7 +38,7 @@ def run_on_ray(
     All nodes need the same packages, the working directory and the folder of the suite under the
     same paths, and access to the database. If a node is lost, Ray starts its runs on others, where
     they resume from their newest checkpoints after
-    :data:`~mmkdml.experiments.suites.worker.GRACE_SECONDS`.
+    :data:`~mmkdml.experiments.suites.run_queue.GRACE_SECONDS`.
 
     Args:
         suite: The suite.
@@ -64,7 +63,7 @@ def run_on_ray(
     # A run without GPUs must not see those of others.
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '1')
     register_suite(suite, store, retry)
-    unfinished = {(run.name, run.seed) for run in store.states() if run.state in (WAITING, RUNNING)}
+    unfinished = set(store.unfinished())
     if not unfinished:
         return
     is_own = not ray.is_initialized()

@@ -104,8 +104,8 @@ def run_workers(
     signals: list[int] = []
     display = SuiteDisplay(suite, store, log)
     store.database.stop, store.database.log = stop, display.note
-    unfinished = any(run.state in (WAITING, RUNNING) for run in store.states())
-    has_bar = unfinished and log is None
+    counts = store.counts()
+    has_bar = counts[WAITING] + counts[RUNNING] > 0 and log is None
 
     def work(environment: Mapping[str, str]) -> None:
         try:

@@ -1,5 +1,8 @@
+import pytest
+
 from mmkdml.experiments import progress
-from mmkdml.experiments.suites.store import RunState
+from mmkdml.experiments.suites.progress import seconds_left, work_left
+from mmkdml.experiments.suites.store import RunGroup, RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 
@@ -17,7 +20,25 @@ def test_remaining_time_is_estimated_from_other_seeds_of_the_run():
         run('new', WAITING),  # (10 + 120) / 2
     ]
     assert progress(states) == '3 of 6 done, 2 running, about 1 min 38 s left'
-    assert progress(states, idle=1) == '3 of 6 done, 2 running, about 1 min 5 s left'
+
+
+def test_idle_workers_share_the_remaining_runs():
+    counts = {DONE: 3, RUNNING: 2, WAITING: 1}
+    assert seconds_left(195.0, counts) == 97.5
+    assert seconds_left(195.0, counts, idle=1) == seconds_left(195.0, counts, idle=5) == 65
+    assert seconds_left(195.0, {RUNNING: 0, WAITING: 2}) == 195
+    assert seconds_left(None, counts) is None
+
+
+def test_work_left_counts_each_run_of_a_group():
+    groups = [
+        RunGroup('fast', DONE, 3, 2, 20.0),  # the duration of one is unknown
+        RunGroup('fast', WAITING, 2, 0, 0.0),  # 20
+        RunGroup('slow', DONE, 1, 1, 100.0),
+        RunGroup('slow', FAILED, 4, 0, 0.0),
+        RunGroup('new', RUNNING, 1, 0, 0.0),  # (10 + 100) / 2
+    ]
+    assert work_left(groups) == pytest.approx(75)
 
 
 def test_no_estimate_without_finished_or_remaining_runs():

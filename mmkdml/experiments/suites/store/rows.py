@@ -85,4 +85,24 @@ class RunState:
         return run_key(self.name, self.seed)
 
 
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs with the same name and state.
+
+    Attributes:
+        name: Name of the runs.
+        state: Their state.
+        runs: Number of runs.
+        timed: Number of runs whose duration is known.
+        seconds: Sum of these durations.
+    """
+
+    name: str
+    state: str
+    runs: int
+    timed: int
+    seconds: FiniteFloat
+
+
 STATE = TypeAdapter(RunState)
+GROUP = TypeAdapter(RunGroup)

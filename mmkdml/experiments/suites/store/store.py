@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.commands import tool_command
 from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, settings_changes
-from mmkdml.experiments.suites.store.rows import STATE, RunRow, RunState, SuiteRow, SummaryRow
-from mmkdml.experiments.suites.store.summaries import SummaryStore, replace_summary
+from mmkdml.experiments.suites.store.rows import RunRow, RunState, SuiteRow, SummaryRow
+from mmkdml.experiments.suites.store.states import StateStore
+from mmkdml.experiments.suites.store.summaries import replace_summary
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 DATABASE = 'suite.db'
@@ -24,7 +25,7 @@ _ERROR_CHARACTERS = 10_000
 _ESCAPED = [bytes([code]) for code in b'\0\n\r\x1a\'"\\']
 
 
-class SuiteStore(SummaryStore):
+class SuiteStore(StateStore):
     """State and results of a suite's runs. Each change is one transaction.
 
     Args:
@@ -138,31 +139,6 @@ class SuiteStore(SummaryStore):
         if self._add(lambda session: session.add_all(RunRow(**row) for row in new)):
             return len(new)
         return self.register(runs, settings)
-
-    def states(self, retry: bool = True) -> list[RunState]:
-        """Return the states of all runs, in the order of the suite.
-
-        Args:
-            retry: Retry while the database is unavailable.
-        """
-        fields = list(RunState.__dataclass_fields__)
-        columns = sa.select(*(getattr(RunRow, name) for name in fields))
-        statement = columns.order_by(RunRow.position, RunRow.name, RunRow.seed)
-        rows = self._transaction(lambda session: session.execute(statement).all(), retry)
-        try:
-            return [STATE.validate_python(row._asdict()) for row in rows]
-        except ValueError as error:
-            raise ValueError(f'Invalid row in {self.url}: {error}') from error
-
-    def settings(self) -> dict[str, str]:
-        """Return the settings text of each run by name."""
-        first = sa.select(RunRow.name, sa.func.min(RunRow.seed).label('seed')).group_by(RunRow.name)
-        of_first = first.subquery()
-        statement = sa.select(RunRow.name, RunRow.settings).join(
-            of_first, (RunRow.name == of_first.c.name) & (RunRow.seed == of_first.c.seed)
-        )
-        rows = self._transaction(lambda session: session.execute(statement).all())
-        return {str(name): text for name, text in rows}
 
     def claim(self, run: RunState, worker: str, now: float) -> bool:
         """Claim a run for a worker.
