@@ -54,6 +54,7 @@ def run_on_ray(
 
     Raises:
         KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the runs. They can be resumed.
+        FileNotFoundError: If data of a waiting run do not exist.
         ValueError: If Ray is not installed, a node cannot access the database, or as
             :func:`~mmkdml.experiments.suites.run.run_suite`.
         ConnectionError: If there is no cluster at the address.
