@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 
+from prettytable import PrettyTable
+
+from mmkdml.apis.run.checkpoints import RunCheckpoints
 from mmkdml.console import in_words
 from mmkdml.experiments.suites.store import RunGroup, RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
@@ -29,6 +34,26 @@ def progress(states: Sequence[RunState]) -> str:
     ]
     seconds = seconds_left(work_left(groups), counts)
     return text if seconds is None else f'{text}, about {in_words(seconds)} left'
+
+
+def state_table(states: Sequence[RunState], work_dir: Path) -> str:
+    """Format a table of all runs with their state, duration, and newest checkpoint or error.
+
+    Args:
+        states: All runs.
+        work_dir: Folder of the suite.
+    """
+    rows = PrettyTable(['run', 'seed', 'state', 'time', ''], align='l', max_width=80)
+    for run in states:
+        seconds, note = run.seconds, run.error.splitlines()[-1] if run.error else ''
+        if run.state == RUNNING and run.started is not None:
+            newest = RunCheckpoints([work_dir / run.key]).newest()
+            # The clock of the worker's machine may be ahead.
+            seconds = max(0, time.time() - run.started)
+            note = f'{newest.stem} saved' if newest else ''
+        time_taken = '' if seconds is None else in_words(seconds)
+        rows.add_row([run.name, run.seed, run.state, time_taken, note])
+    return rows.get_string()
 
 
 def work_left(groups: Sequence[RunGroup]) -> float | None:

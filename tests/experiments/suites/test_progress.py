@@ -1,7 +1,10 @@
+import time
+
 import pytest
+import torch
 
 from mmkdml.experiments import progress
-from mmkdml.experiments.suites.progress import seconds_left, work_left
+from mmkdml.experiments.suites.progress import seconds_left, state_table, work_left
 from mmkdml.experiments.suites.store import RunGroup, RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
@@ -56,3 +59,20 @@ def test_remaining_time_of_folds_is_that_of_other_folds_of_the_run():
         run('hot/big/fold_12', WAITING),  # 15
     ]
     assert progress(states) == '3 of 5 done, 1 running, about 1 min 55 s left'
+
+
+def test_table_lists_state_time_and_error_or_checkpoint(tmp_path):
+    (tmp_path / 'b/seed_0').mkdir(parents=True)
+    torch.save({}, tmp_path / 'b/seed_0/epoch_3.pth')
+    states = [
+        run('a', DONE, 61.0),
+        RunState('b', 0, None, RUNNING, 'w', 0, time.time() - 120, None, None),
+        RunState('c', 1, None, FAILED, 'w', 0, 0.0, None, 'Traceback\nno GPU'),
+        run('d', WAITING),
+    ]
+    lines = [line for line in state_table(states, tmp_path).splitlines() if '|' in line]
+    cells = [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[1:]]
+    assert cells[0] == ['a', '0', DONE, '1 min 1 s', '']
+    assert cells[1][3].startswith('2 min')
+    assert cells[1][4] == 'epoch_3 saved'
+    assert cells[2:] == [['c', '1', FAILED, '', 'no GPU'], ['d', '0', WAITING, '', '']]
