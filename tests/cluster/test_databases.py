@@ -275,3 +275,26 @@ def test_concurrent_workers_claim_each_run_once(server, workers, monkeypatch):
         (run.name, 2, 5.0) for run in suite.runs
     }
     store.engine.dispose()
+
+
+def test_tables_of_an_earlier_version_are_used(server, workers):
+    """Their names have the collation of the server, which does not distinguish case."""
+    if not isinstance(server, MariaDB):
+        pytest.skip('PostgreSQL distinguishes case')
+    store = SuiteStore(workers.url)
+    text = 'VARCHAR(200) COLLATE utf8mb4_general_ci'
+    with store.engine.begin() as connection:
+        change = f'ALTER TABLE runs MODIFY name {text} NOT NULL, MODIFY teacher {text}'
+        connection.execute(sa.text(change))
+    runs = [RunSpec('KD', 0, 'c'), RunSpec('student', 0, 'c', teacher='KD')]
+    with pytest.raises(ValueError, match='got KD, kd'):
+        store.register([*runs, RunSpec('kd', 0, 'c')], dict(KD='', kd='', student=''))
+    assert store.register(runs, dict(KD='', student='')) == 2
+    suite = Suite('s', 's.py', 'T', ('IoU',), (), tuple(runs), workers.folder)
+    for run in runs:
+        found, _ = RunQueue(suite, store, 'w').claim_next()
+        assert found.key == run.key
+        (workers.folder / run.key).mkdir(parents=True)
+        assert store.finish(found, 'w', b'result', 1.0, {'one': b'1'})
+    assert store.summaries('one') == {(run.name, 0): b'1' for run in runs}
+    store.engine.dispose()
