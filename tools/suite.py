@@ -4,7 +4,6 @@ import argparse
 import gc
 import shlex
 import sys
-import time
 from pathlib import Path
 
 from mmkdml.apis import run_tool
@@ -48,6 +47,12 @@ def main() -> None:
         type=float,
         metavar='N',
         help='GPUs per run, e.g. 0.5 (default: one per process if the cluster has GPUs)',
+    )
+    for_ray.add_argument(
+        '--wait-for-nodes',
+        action='store_true',
+        help='if no machine has the resources of a run, wait for one, such as from an autoscaler '
+        '(default: an error)',
     )
     work.add_argument(
         '--max-failures',
@@ -175,7 +180,8 @@ def words(args: argparse.Namespace, path: str) -> str:
 def option_of_other_engine(args: argparse.Namespace) -> str | None:
     """Return an option that would have no effect, because it belongs to the other engine."""
     of_local = {'workers': 1, 'max_failures': 3}
-    others = of_local if args.engine == 'ray' else dict.fromkeys(('address', 'cpus', 'gpus'))
+    of_ray = {'address': None, 'cpus': None, 'gpus': None, 'wait_for_nodes': False}
+    others = of_local if args.engine == 'ray' else of_ray
     changed = [name for name, default in others.items() if getattr(args, name) != default]
     return f'--{changed[0].replace("_", "-")}' if changed else None
 
@@ -188,7 +194,7 @@ def run(args: argparse.Namespace, retry: bool = False) -> None:
     try:
         if args.engine == 'ray':
             resources = args.processes, args.cpus, args.gpus
-            run_on_ray(suite, store, args.address, *resources, retry=retry)
+            run_on_ray(suite, store, args.address, *resources, retry, args.wait_for_nodes)
         else:
             run_suite(suite, store, args.workers, args.processes, retry, args.max_failures)
     except KeyboardInterrupt:
@@ -209,24 +215,12 @@ def resume(args: argparse.Namespace) -> None:
 
 
 def status(args: argparse.Namespace) -> None:
-    from prettytable import PrettyTable
-
-    from mmkdml.apis.run.checkpoints import RunCheckpoints
-    from mmkdml.experiments import in_words, progress
+    from mmkdml.experiments import progress
+    from mmkdml.experiments.suites.progress import state_table
 
     suite, store = open_suite(args, args.suite)
     states = store.states()
-    rows = PrettyTable(['run', 'seed', 'state', 'time', ''], align='l', max_width=80)
-    for state in states:
-        seconds, note = state.seconds, state.error.splitlines()[-1] if state.error else ''
-        if state.state == 'running':
-            newest = RunCheckpoints([suite.work_dir / state.key]).newest()
-            # The clock of the worker's machine may be ahead.
-            seconds = max(0, time.time() - state.started)
-            note = f'{newest.stem} saved' if newest else ''
-        time_taken = '' if seconds is None else in_words(seconds)
-        rows.add_row([state.name, state.seed, state.state, time_taken, note])
-    print(rows)
+    print(state_table(states, suite.work_dir))
     print(progress(states))
 
 
@@ -257,49 +251,22 @@ def claims(args: argparse.Namespace) -> None:
 
 
 def power(args: argparse.Namespace) -> None:
-    from prettytable import PrettyTable
-
     from mmkdml.experiments import load_suite, read_suite
-    from mmkdml.statistics.counts import Counts, count_cases
-    from mmkdml.statistics.power import Plan, Variances, detectable, measured_variances
+    from mmkdml.experiments.suites.planning import detectable_differences
+    from mmkdml.statistics.counts import count_cases
 
     suite = load_suite(args.suite, args.work_dir)
-    groups, name = args.groups, args.measure or suite.measures[0]
-    info = Counts('', {}).check_measure(name).info
-    unit, digits = info.difference_unit, info.digits
-    if None in (args.seed_sd, args.case_sd, groups):
+    counts = None
+    if None in (args.seed_sd, args.case_sd, args.groups):
         try:
             store = open_suite(args, args.suite)[1]
         except FileNotFoundError as error:
             hint = 'Before it is run, state --groups, --seed-sd and --case-sd'
             raise FileNotFoundError(f'{error}. {hint}') from error
         counts = count_cases(read_suite(suite, store), args.checkpoint)
-        measured = measured_variances(counts, name)
-        variances = Variances(
-            measured.seed_sd if args.seed_sd is None else args.seed_sd,
-            measured.case_sd if args.case_sd is None else args.case_sd,
-        )
-        tested = next(iter(next(iter(counts.by_entry.values())).values())).cases
-        groups = groups or [len({group for _, group in tested})]
-    else:
-        variances = Variances(args.seed_sd, args.case_sd)
-    runs = len({run.run for run in suite.runs})
-    claims = args.claims or max(1, sum(claim.primary for claim in suite.claims))
-    seeds = args.seeds or [len({run.seed for run in suite.runs})]
-    table = PrettyTable(['groups', *(f'{one} seed{"s" * (one != 1)}' for one in seeds)], align='r')
-    for number in groups:
-        plans = [Plan(runs, one, number, claims) for one in seeds]
-        found = [detectable(plan, variances, args.power) for plan in plans]
-        table.add_row(
-            [number, *('-' if one == float('inf') else f'{one:.{digits}f}' for one in found)]
-        )
-    print(
-        f'Differences of {name}{f" in {unit}" if unit else ""} that are detected with a '
-        f'probability of {args.power:g}, for {runs} runs and {claims} corrected '
-        f'claim{"s" * (claims != 1)}.\nStandard deviations: {variances.seed_sd:.{digits}f} of a '
-        f'run over seeds, {variances.case_sd:.{digits}f} of a difference over groups.'
-    )
-    print(table)
+    names = ('measure', 'power', 'groups', 'seeds', 'claims', 'seed_sd', 'case_sd')
+    options = {name: getattr(args, name) for name in names}
+    print(detectable_differences(suite, counts, **options))
 
 
 def write(text: str, path: Path | None) -> None:

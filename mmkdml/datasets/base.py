@@ -7,7 +7,7 @@ import os.path as osp
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.logging import print_log
@@ -46,11 +46,15 @@ class SplitFileMixin(ABC):
             cache.
         **kwargs: Passed to the framework's data set.
 
+    Attributes:
+        converter: Converter that writes the split files, with its options.
+
     Raises:
         FileNotFoundError: If the split file or its first image does not exist.
         ValueError: If the split file or a setting is invalid.
     """
 
+    converter: ClassVar[str] = 'folders'
     ann_file: str
     data_root: str | None
     test_mode: bool
@@ -79,6 +83,15 @@ class SplitFileMixin(ABC):
         except Exception as error:  # the frameworks do not check all settings
             kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
             raise ValueError(f'{type(self).__name__}: {kind}{error}') from error
+
+    @classmethod
+    def annotation_files(cls, settings: Mapping[str, Any]) -> list[str]:
+        """Return the files that a data set with some settings reads, except images and masks.
+
+        Args:
+            settings: Arguments of the constructor.
+        """
+        return [settings[key] for key in ('ann_file', 'without') if settings.get(key) is not None]
 
     def full_init(self) -> None:
         """Read the split file, and fill the image cache."""
@@ -243,6 +256,7 @@ class SplitSegDataset(SplitFileMixin, BaseSegDataset):
     """
 
     METAINFO = dict(classes=('background', 'foreground'), palette=[[0, 0, 0], [255, 64, 64]])
+    converter = 'folders --images DIR --masks DIR'
 
     def __init__(
         self,

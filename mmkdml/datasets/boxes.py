@@ -50,16 +50,23 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
             classes than ``metainfo``.
     """
 
+    converter = 'coco'
+
     def __init__(self, *args: Any, boxes_file: str | None = None, **kwargs: Any) -> None:
         self.boxes_file = boxes_file
         self._images: dict[str, BoxImage] = {}
         super().__init__(*args, **kwargs)
 
+    @classmethod
+    def annotation_files(cls, settings: Mapping[str, Any]) -> list[str]:
+        """Extend the base class: add the file of boxes."""
+        boxes_file = settings.get('boxes_file') or _default_boxes_file(settings['ann_file'])
+        return [*super().annotation_files(settings), boxes_file]
+
     def load_data_list(self) -> list[dict[str, Any]]:
         """Extend the base class: read the boxes."""
         if self.boxes_file is None:
-            folder = manifest_folder(osp.dirname(self.ann_file))
-            self.boxes_file = osp.join(folder, BOXES_FILE)
+            self.boxes_file = _default_boxes_file(self.ann_file)
         if not osp.isfile(self.boxes_file):
             raise FileNotFoundError(
                 f'No COCO JSON file {self.boxes_file} with the boxes of {self.ann_file}. Write it '
@@ -167,6 +174,10 @@ class SplitBoxDataset(SplitFileMixin, BaseDetDataset):
         return packed
 
 
+def _default_boxes_file(ann_file: str) -> str:
+    return osp.join(manifest_folder(osp.dirname(ann_file)), BOXES_FILE)
+
+
 @DATASETS.register_module()
 class BCCDDataset(SplitBoxDataset):
     """BCCD (github.com/Shenggan/BCCD_Dataset): microscopy of blood with boxes of cells."""
@@ -174,6 +185,7 @@ class BCCDDataset(SplitBoxDataset):
     METAINFO = dict(
         classes=('RBC', 'WBC', 'Platelets'), palette=[(220, 60, 60), (70, 110, 230), (240, 190, 40)]
     )
+    converter = 'bccd'
 
 
 @DATASETS.register_module()
@@ -181,3 +193,4 @@ class HAM10000BoxDataset(SplitBoxDataset):
     """HAM10000 (Tschandl et al. 2018): dermatoscopic images with boxes of lesions."""
 
     METAINFO = dict(classes=('lesion',), palette=[(255, 64, 64)])
+    converter = 'ham10000 --task det'

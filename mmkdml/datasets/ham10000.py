@@ -25,6 +25,7 @@ class HAM10000Dataset(SplitClassificationDataset):
             'vascular lesion',
         )
     )
+    converter = 'ham10000 --task cls'
 
 
 @DATASETS.register_module()
@@ -32,3 +33,4 @@ class HAM10000SegDataset(SplitSegDataset):
     """Dermatoscopic images with masks of the lesion, for mmseg."""
 
     METAINFO = dict(classes=('background', 'lesion'), palette=[[0, 0, 0], [255, 64, 64]])
+    converter = 'ham10000 --task seg'

@@ -11,6 +11,7 @@ class LGGDataset(SplitSegDataset):
     """MRI slices with tumour masks, for mmseg; ``data_root`` is the folder ``kaggle_3m``."""
 
     METAINFO = dict(classes=('background', 'tumour'), palette=[[0, 0, 0], [255, 64, 64]])
+    converter = 'lgg'
 
 
 @DATASETS.register_module()
@@ -18,3 +19,4 @@ class LGGSliceDataset(SplitClassificationDataset):
     """MRI slices with and without tumour, for mmpretrain, from the same split files."""
 
     METAINFO = dict(classes=('no tumour', 'tumour'))
+    converter = 'lgg'

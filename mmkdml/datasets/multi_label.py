@@ -28,6 +28,8 @@ class SplitMultiLabelDataset(SplitFileMixin, BaseDataset):
             of mmpretrain's ``BaseDataset`` (``pipeline``, ``indices``, ``test_mode``...).
     """
 
+    converter = 'multi_label'
+
     @classmethod
     def _load_metainfo(cls, metainfo: dict | None = None) -> dict:
         """Extend the base class: mark the data set for metrics, see :data:`MULTI_LABEL`."""

@@ -9,3 +9,4 @@ class PCamDataset(SplitClassificationDataset):
     """Tiles of 96x96 pixels, for mmpretrain; ``data_root`` is the parent folder of ``train/``."""
 
     METAINFO = dict(classes=('normal', 'metastasis'))
+    converter = 'pcam'

@@ -16,8 +16,9 @@ from mariadb import MariaDB
 from postgresql import PASSWORD, PostgreSQL
 from suite_worker import HOLD
 
-from mmkdml.experiments import RunSpec, SuiteStore
-from mmkdml.statistics.records import WAITING
+from mmkdml.experiments import RunSpec, Suite, SuiteStore
+from mmkdml.experiments.suites.run_queue import RunQueue
+from mmkdml.statistics.records import DONE, WAITING
 
 SCRIPT = Path(__file__).with_name('suite_worker.py')
 PACKAGES = {PostgreSQL: 'postgresql', MariaDB: 'mariadb-server'}
@@ -231,4 +232,69 @@ def test_summaries_of_concurrent_workers_are_stored_without_deadlocks(server, wo
     assert store.summaries('one', some) == {key: expected[key] for key in some}
     store.add_summaries({some[0]: {'one': b'new'}})
     assert store.summaries('one', some[:1]) == {some[0]: b'new'}
+    store.engine.dispose()
+
+
+def test_concurrent_workers_claim_each_run_once(server, workers, monkeypatch):
+    """Names differ only in case, and claimable runs are on several pages."""
+    monkeypatch.setattr('mmkdml.experiments.suites.store.states._PAGE', 5)
+    teachers = [RunSpec(f'Run_{number}', seed, 'c') for seed in (0, 1) for number in range(8)]
+    students = [
+        RunSpec(run.name.lower(), run.seed, 'c', teacher=run.name) for run in teachers[::-1]
+    ]
+    suite = Suite('s', 's.py', 'T', ('IoU',), (), (*students, *teachers), workers.folder)
+    store, lines, claimed = SuiteStore(workers.url), [], []
+    assert store.register(suite.runs, {run.name: run.name for run in suite.runs}) == 32
+
+    def work(worker):
+        own = SuiteStore(workers.url, retry_seconds=60, log=lines.append)
+        queue = RunQueue(suite, own, worker)
+        if worker in 'ab':
+            queue._keys = None  # as with more runs
+        while queue.has_unfinished_runs():
+            run, blocked = queue.claim_next()
+            assert blocked == []
+            if run is None:
+                time.sleep(0.01)
+                continue
+            claimed.append(run.key)
+            if run.teacher is not None:
+                assert own.states_of([(run.teacher, run.seed)]) == {(run.teacher, run.seed): DONE}
+            assert own.settings_of(run.name) == run.name
+            (workers.folder / run.key).mkdir(parents=True)
+            assert own.finish(run, worker, b'result', 2.5)
+        own.engine.dispose()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, 'abcd'))
+    assert lines == []
+    assert sorted(claimed) == sorted(run.key for run in suite.runs)
+    assert store.counts() == {DONE: 32}
+    groups = store.groups()
+    assert {(one.name, one.runs, one.seconds) for one in groups} == {
+        (run.name, 2, 5.0) for run in suite.runs
+    }
+    store.engine.dispose()
+
+
+def test_tables_of_an_earlier_version_are_used(server, workers):
+    """Their names have the collation of the server, which does not distinguish case."""
+    if not isinstance(server, MariaDB):
+        pytest.skip('PostgreSQL distinguishes case')
+    store = SuiteStore(workers.url)
+    text = 'VARCHAR(200) COLLATE utf8mb4_general_ci'
+    with store.engine.begin() as connection:
+        change = f'ALTER TABLE runs MODIFY name {text} NOT NULL, MODIFY teacher {text}'
+        connection.execute(sa.text(change))
+    runs = [RunSpec('KD', 0, 'c'), RunSpec('student', 0, 'c', teacher='KD')]
+    with pytest.raises(ValueError, match='got KD, kd'):
+        store.register([*runs, RunSpec('kd', 0, 'c')], dict(KD='', kd='', student=''))
+    assert store.register(runs, dict(KD='', student='')) == 2
+    suite = Suite('s', 's.py', 'T', ('IoU',), (), tuple(runs), workers.folder)
+    for run in runs:
+        found, _ = RunQueue(suite, store, 'w').claim_next()
+        assert found.key == run.key
+        (workers.folder / run.key).mkdir(parents=True)
+        assert store.finish(found, 'w', b'result', 1.0, {'one': b'1'})
+    assert store.summaries('one') == {(run.name, 0): b'1' for run in runs}
     store.engine.dispose()

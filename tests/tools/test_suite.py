@@ -218,13 +218,19 @@ def test_storage_is_a_database_url(tmp_path, output_of, small):
 
 
 @pytest.mark.parametrize(
-    ('engine', 'option'), [('local', '--gpus'), ('local', '--address'), ('ray', '--workers')]
+    ('engine', 'option'),
+    [
+        ('local', '--gpus=2'),
+        ('local', '--address=2'),
+        ('local', '--wait-for-nodes'),
+        ('ray', '--workers=2'),
+    ],
 )
 def test_options_of_the_other_engine_are_refused(tool, tmp_path, capsys, engine, option):
     with pytest.raises(SystemExit, match='2'):
-        tool('suite', 'run', tmp_path, '--engine', engine, option, '2', experiment=False)
+        tool('suite', 'run', tmp_path, '--engine', engine, option, experiment=False)
     message = capsys.readouterr().err
-    assert option in message
+    assert option.partition('=')[0] in message
     assert f'got --engine {engine}' in message
 
 
@@ -235,6 +241,15 @@ def test_stopped_suite_names_the_command_with_its_engine(tool, small, tmp_path, 
     monkeypatch.setattr('mmkdml.experiments.run_on_ray', stop)
     with pytest.raises(SystemExit, match=r'resume .*small\.py .*--engine ray'):
         tool(*('suite', 'run', small, '--work-dir', tmp_path, '--engine', 'ray'), experiment=False)
+
+
+def test_options_of_ray_are_passed(tool, small, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr('mmkdml.experiments.run_on_ray', lambda *args: calls.append(args[2:]))
+    options = ('--engine', 'ray', '--address', 'auto', '--processes', 2, '--gpus', 0.5)
+    for more in ((), ('--wait-for-nodes',)):
+        tool('suite', 'run', small, '--work-dir', tmp_path, *options, *more, experiment=False)
+    assert calls == [('auto', 2, None, 0.5, False, waits) for waits in (False, True)]
 
 
 def test_clock_of_another_machine_may_be_ahead(tmp_path, output_of, small):

@@ -47,6 +47,8 @@ class VolumeSliceDataset(SplitFileMixin, BaseSegDataset):
             another axis or with other channels, or a setting is invalid.
     """
 
+    converter = 'nnunet'
+
     def __init__(
         self, *args: Any, ann_file: str, metainfo: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from mmkdml.console import OverallProgress
 from mmkdml.experiments.database import UnavailableError
-from mmkdml.experiments.suites.progress import seconds_left
+from mmkdml.experiments.suites.progress import seconds_left, work_left
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.names import ENSEMBLE
 from mmkdml.statistics.counts import count_members
 from mmkdml.statistics.measures import MEASURES, class_count, measures_of
-from mmkdml.statistics.records import DONE, FAILED, RUNNING, Measurement
+from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING, Measurement
 
 
 class SuiteDisplay:
@@ -30,12 +30,14 @@ class SuiteDisplay:
         self, suite: Suite, store: SuiteStore, log: Callable[[str], None] | None = None
     ) -> None:
         self._suite, self._store = suite, store
-        states = store.states()
-        self._bar = OverallProgress(len(states), 'runs', sum(run.state == DONE for run in states))
+        counts = store.counts()
+        self._bar = OverallProgress(counts.total(), 'runs', counts[DONE])
         self._log = log or self._bar.console.line
         self._lock = threading.Lock()
         self._best = -math.inf
         self._note = ''
+        # Runs that are done and left, and the estimated duration of the latter.
+        self._work: tuple[tuple[int, int], float | None] = (0, 0), None
 
     def __enter__(self) -> SuiteDisplay:
         runs, folder = self._bar.total, self._suite.work_dir
@@ -79,11 +81,13 @@ class SuiteDisplay:
 
     def _refresh(self) -> None:
         try:
-            states = self._store.states(retry=False)
+            counts = self._store.counts(retry=False)
+            runs = counts[DONE], counts[WAITING] + counts[RUNNING]
+            if runs != self._work[0]:  # reads all rows
+                self._work = runs, work_left(self._store.groups(retry=False))
         except UnavailableError:  # the worker retries
             return
-        done = sum(run.state == DONE for run in states)
-        failed, running = (sum(run.state == state for run in states) for state in (FAILED, RUNNING))
+        failed, running = counts[FAILED], counts[RUNNING]
         note = ', '.join(
             text
             for text in (
@@ -93,7 +97,8 @@ class SuiteDisplay:
             )
             if text
         )
-        self._bar.advance(done, seconds_left(states, idle=int(not running)), note)
+        left = seconds_left(self._work[1], counts, idle=int(not running))
+        self._bar.advance(counts[DONE], left, note)
 
 
 def test_score(measured: Measurement, measure: str) -> float:

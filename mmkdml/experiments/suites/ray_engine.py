@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from mmkdml.experiments.suites.run import register_suite, run_workers
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.optional import require
-from mmkdml.statistics.records import RUNNING, WAITING
 
 #: Maximum number of restarts of a task whose node is lost.
 MAX_RETRIES = 10
@@ -33,13 +33,14 @@ def run_on_ray(
     cpus: float | None = None,
     gpus: float | None = None,
     retry: bool = False,
+    wait_for_nodes: bool = False,
 ) -> None:
     """Execute the waiting runs of a suite as tasks of Ray.
 
     All nodes need the same packages, the working directory and the folder of the suite under the
     same paths, and access to the database. If a node is lost, Ray starts its runs on others, where
     they resume from their newest checkpoints after
-    :data:`~mmkdml.experiments.suites.worker.GRACE_SECONDS`.
+    :data:`~mmkdml.experiments.suites.run_queue.GRACE_SECONDS`.
 
     Args:
         suite: The suite.
@@ -52,11 +53,14 @@ def run_on_ray(
         gpus: GPUs of each run; a fraction lets runs share one. Default: one per process if the
             cluster has GPUs.
         retry: Also execute failed runs of this suite again.
+        wait_for_nodes: If no node has the cores and GPUs of a run, log that and wait for one, such
+            as from an autoscaler. Default: raise.
 
     Raises:
         KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the runs. They can be resumed.
-        ValueError: If Ray is not installed, a node cannot access the database, or as
-            :func:`~mmkdml.experiments.suites.run.run_suite`.
+        FileNotFoundError: If data of a waiting run do not exist.
+        ValueError: If Ray is not installed, no node has the cores and GPUs of a run, a node cannot
+            access the database, or as :func:`~mmkdml.experiments.suites.run.run_suite`.
         ConnectionError: If there is no cluster at the address.
     """
     ray = require('ray', extra='ray', purpose='--engine ray')
@@ -64,7 +68,7 @@ def run_on_ray(
     # A run without GPUs must not see those of others.
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '1')
     register_suite(suite, store, retry)
-    unfinished = {(run.name, run.seed) for run in store.states() if run.state in (WAITING, RUNNING)}
+    unfinished = set(store.unfinished())
     if not unfinished:
         return
     is_own = not ray.is_initialized()
@@ -85,6 +89,13 @@ def run_on_ray(
     display = SuiteDisplay(suite, store)
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if problem := _lacking_resources(ray.nodes(), dict(CPU=cpus, GPU=gpus)):
+            if not wait_for_nodes:
+                raise ValueError(
+                    f'{problem}. Reduce --cpus, --gpus or --processes, start such a machine, or '
+                    'wait for one with --wait-for-nodes, e.g. from an autoscaler'
+                )
+            display.note(f'{problem}. Waiting for such a machine')
         for run in suite.runs:  # teachers come first
             if (run.name, run.seed) in unfinished:
                 needed = [tasks[one, run.seed] for one in run.teachers if (one, run.seed) in tasks]
@@ -111,6 +122,29 @@ def run_on_ray(
         signal.signal(signal.SIGTERM, handler)
         if is_own:
             ray.shutdown()
+
+
+def _lacking_resources(
+    nodes: Sequence[Mapping[str, Any]], needed: Mapping[str, float]
+) -> str | None:
+    """Return an error if no node could ever execute a run.
+
+    Args:
+        nodes: Result of ``ray.nodes()``.
+        needed: Resources of a run by Ray's name.
+    """
+    found = [node['Resources'] for node in nodes if node['Alive']]
+    if any(all(one.get(name, 0) >= number for name, number in needed.items()) for one in found):
+        return None
+    sizes = dict.fromkeys(_resources_text({**dict.fromkeys(needed, 0), **one}) for one in found)
+    return (
+        f'Invalid resources of a run: expected those of one machine of the Ray cluster '
+        f'({"; ".join(sizes)}), got {_resources_text(needed)}'
+    )
+
+
+def _resources_text(resources: Mapping[str, float]) -> str:
+    return f'{resources["CPU"]:g} cores and {resources["GPU"]:g} GPUs'
 
 
 def _check_address(address: str) -> None:

@@ -14,6 +14,7 @@ from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.run_spec import run_config, settings_text
 from mmkdml.experiments.suites.display import SuiteDisplay
 from mmkdml.experiments.suites.fold_data import check_folds
+from mmkdml.experiments.suites.missing_data import DataCheck
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.experiments.suites.worker import MAX_FAILURES, ConsecutiveFailuresError, Worker
@@ -46,6 +47,7 @@ def run_suite(
     Raises:
         KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the workers. Interrupted runs can
             be resumed.
+        FileNotFoundError: If data of a waiting run do not exist.
         ValueError: If a config is invalid, its data do not have the folds of the suite, the suite
             was started with other settings, the database is not accessible or holds another
             suite, or a worker stopped after several failures in a row.
@@ -63,15 +65,19 @@ def register_suite(suite: Suite, store: SuiteStore, retry: bool = False) -> None
         retry: Also reset failed runs of this suite to waiting.
 
     Raises:
-        ValueError: As :func:`run_suite`, which begins with it.
+        FileNotFoundError: As :func:`run_suite`, which begins with it.
+        ValueError: As :func:`run_suite`.
     """
     settings: dict[str, str] = {}
+    data = DataCheck(suite.runs, store, retry, suite.folds)
     for run in suite.runs:
         if run.name not in settings:  # all seeds have the same settings
             config = run_config(run)
             if suite.folds is not None:
                 check_folds(config, suite.folds)
             settings[run.name] = settings_text(config)
+            data.add(run.name, config)
+    data.check()
     store.register(suite.runs, settings, suite.name)
     if retry:
         store.retry_failed(suite.runs)
@@ -104,8 +110,8 @@ def run_workers(
     signals: list[int] = []
     display = SuiteDisplay(suite, store, log)
     store.database.stop, store.database.log = stop, display.note
-    unfinished = any(run.state in (WAITING, RUNNING) for run in store.states())
-    has_bar = unfinished and log is None
+    counts = store.counts()
+    has_bar = counts[WAITING] + counts[RUNNING] > 0 and log is None
 
     def work(environment: Mapping[str, str]) -> None:
         try:

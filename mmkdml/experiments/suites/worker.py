@@ -26,16 +26,15 @@ from mmkdml.experiments.suites.attempt import (
     write_attempt,
 )
 from mmkdml.experiments.suites.display import SuiteDisplay
-from mmkdml.experiments.suites.processes import failure_reason, is_dead, stop_run, this_host
+from mmkdml.experiments.suites.processes import failure_reason, stop_run, this_host
+from mmkdml.experiments.suites.run_queue import RunQueue
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
-from mmkdml.experiments.suites.store import BLOCKED, RunState, SuiteStore
+from mmkdml.experiments.suites.store import RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.experiments.suites.summaries import summarize_result
 from mmkdml.files import own_file
-from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 HEARTBEAT_SECONDS = 5.0
-GRACE_SECONDS = 90.0
 SIGNAL_SECONDS = 1.0
 _FOLDER_SECONDS = 1.0
 MAX_FAILURES = 3
@@ -81,9 +80,9 @@ class Worker:
     """Executes runs of a suite until none is left; several machines can share one suite.
 
     A run whose worker is lost is claimed again: at once if the worker ran on this machine and its
-    process has exited, otherwise after :data:`GRACE_SECONDS` without a heartbeat. If its result is
-    in its folder, it is only recorded. An unavailable database is retried as :attr:`store` is
-    configured; then the run is interrupted, and can be resumed.
+    process has exited, otherwise after :data:`~.run_queue.GRACE_SECONDS` without a heartbeat. If
+    its result is in its folder, it is only recorded. An unavailable database is retried as
+    :attr:`store` is configured; then the run is interrupted, and can be resumed.
 
     Args:
         suite: The suite.
@@ -110,10 +109,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.name = f'{this_host()}#{os.getpid()}.{secrets.token_hex(6)}'
-        self._specs = {(run.name, run.seed): run for run in self.suite.runs}
-        # Worker, heartbeat and time of its last change, by run.
-        self._heartbeats: dict[str, tuple[str | None, int, float]] = {}
-        self._last_read: float | None = None
+        self._queue = RunQueue(self.suite, self.store, self.name)
         self._failures: list[RunState] = []
         self._is_waiting = False
 
@@ -125,83 +121,25 @@ class Worker:
             ValueError: If the database is not accessible.
         """
         while not self.stop.is_set():
-            run = self._claim_next()
+            run, blocked = self._queue.claim_next()
+            for one, reason in blocked:
+                self.display.line(f'{one.key} failed: {reason}')
             if run is not None:
                 self._is_waiting = False
                 self._execute(run)
-            elif self._has_unfinished_runs():
-                if not self._is_waiting and self._others_run():
+            elif self._queue.has_unfinished_runs():
+                if not self._is_waiting and self._queue.others_run():
                     self.display.line('waiting for runs claimed by other workers')
                 self._is_waiting = True
                 self.stop.wait(self.poll_seconds * 4)
             else:
                 return
 
-    def _others_run(self) -> bool:
-        own = f'{this_host()}#{os.getpid()}.'
-        return any(
-            run.state == RUNNING and not (run.worker or '').startswith(own)
-            for run in self.store.states()
-        )
-
-    def _has_unfinished_runs(self) -> bool:
-        return any(
-            run.state in (WAITING, RUNNING)
-            for run in self.store.states()
-            if (run.name, run.seed) in self._specs
-        )
-
-    def _claim_next(self) -> RunState | None:
-        states = {(run.name, run.seed): run for run in self.store.states()}
-        now = time.monotonic()
-        # Others may have been unable to record heartbeats while this worker could not read them.
-        if self._last_read is not None and now - self._last_read > GRACE_SECONDS / 3:
-            self._heartbeats.clear()
-        self._last_read = now
-        for key, run in states.items():
-            if key not in self._specs:
-                continue
-            names = self._specs[key].teachers
-            teachers = [states[name, run.seed] for name in names if (name, run.seed) in states]
-            failed = next((one for one in teachers if one.state == FAILED), None)
-            if run.state == WAITING and failed is not None:
-                reason = f'{BLOCKED}{failed.key} failed'
-                if self.store.mark_blocked(run, reason):
-                    self.display.line(f'{run.key} failed: {reason}')
-            elif run.state == WAITING and not all(map(self._is_ready, teachers)):
-                continue
-            elif (run.state == WAITING or self._is_lost(run)) and self.store.claim(
-                run, self.name, time.time()
-            ):
-                return run
-        return None
-
-    def _is_ready(self, teacher: RunState) -> bool:
-        # Machines may share only the database, without the folder of checkpoints.
-        return teacher.state == DONE and (self.suite.work_dir / teacher.key).is_dir()
-
-    def _is_lost(self, run: RunState) -> bool:
-        """Return whether the worker of a running run is gone.
-
-        Uses only the clock of this machine, because clocks of other machines may differ.
-        """
-        if run.state != RUNNING:
-            return False
-        # The own name: the confirmation of the claim was lost.
-        if run.worker == self.name or is_dead(run.worker):
-            return True
-        now = time.monotonic()
-        worker, heartbeat, since = self._heartbeats.get(run.key, (None, -1, now))
-        if (worker, heartbeat) != (run.worker, run.heartbeat):
-            since = now
-        self._heartbeats[run.key] = run.worker, run.heartbeat, since
-        return now - since > GRACE_SECONDS
-
     def _execute(self, run: RunState) -> None:
-        spec = self._specs[run.name, run.seed]
+        spec = self._queue.specs[run.name, run.seed]
         folder = self.suite.work_dir / run.key
         self.display.started()
-        settings = self.store.settings().get(spec.name)
+        settings = self.store.settings_of(spec.name)
         content = attempt_of(spec, self.suite.work_dir, settings, self.name)
         if has_result_of(run.worker, content, folder):
             write_attempt(folder, content)

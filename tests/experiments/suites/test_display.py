@@ -49,3 +49,28 @@ def test_a_line_per_run_names_the_best_so_far(make_suite):
         ['two/seed_0', 'IoU', '60.00,'],
     ]
     assert 'IoU undefined' in lines[4]
+
+
+def test_remaining_time_is_estimated_again_when_runs_end(make_suite, monkeypatch):
+    suite, store = make_suite({'one': ('', {})}, seeds=(0, 1, 2))
+    display = SuiteDisplay(suite, store, print)
+    groups, calls = store.groups, []
+    monkeypatch.setattr(store, 'groups', lambda **options: calls.append(1) or groups(**options))
+    first, second, _ = store.states()
+    store.claim(first, 'w', 0.0)
+    display.started()
+    assert display._bar.text() == '0 of 3 runs'
+    store.finish(first, 'elsewhere', b'', 60.0)  # not its owner: without effect
+    display.started()
+    assert len(calls) == 1
+    store.finish(first, 'w', b'', 60.0)
+    display.started()
+    assert display._bar.text() == '1 of 3 runs, about 2 min 0 s left'
+    for run in store.states()[1:]:  # two workers
+        store.claim(run, 'w', 0.0)
+    display.started()
+    assert display._bar.text() == '1 of 3 runs, about 1 min 0 s left'
+    assert len(calls) == 2
+    store.fail(second, 'w', 'no GPU')
+    display.started()
+    assert len(calls) == 3

@@ -135,6 +135,51 @@ def test_finished_suite_starts_no_cluster(no_ray):
     run_on_ray(suite, store)
 
 
+def test_runs_for_which_no_machine_is_large_enough_are_refused(make_suite, run):
+    suite, store = make_suite({'a': PLAIN})
+    for options, message in (
+        (dict(gpus=1), r'2 cores and 0 GPUs\), got 1 cores and 1 GPUs.*--wait-for-nodes'),
+        (dict(processes=3), r'got 3 cores and 0 GPUs'),
+        (dict(cpus=2.5), r'got 2\.5 cores'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(suite, store, **options)
+    assert states(store) == {'a/seed_0': WAITING}
+    run(suite, store, cpus=2)
+    assert states(store) == {'a/seed_0': DONE}
+
+
+def test_runs_wait_for_a_larger_machine_on_request(make_suite, run, monkeypatch):
+    suite, store = make_suite({'a': PLAIN, 'b': PLAIN})
+    lines = []
+
+    def note(self, line):
+        lines.append(line)
+        raise KeyboardInterrupt  # instead of a machine
+
+    monkeypatch.setattr(ray_engine.SuiteDisplay, 'note', note)
+    with pytest.raises(KeyboardInterrupt):
+        run(suite, store, gpus=1, wait_for_nodes=True)
+    (line,) = lines
+    assert 'got 1 cores and 1 GPUs' in line
+    assert 'Waiting' in line
+
+
+def node(cpus, gpus=None, is_alive=True):
+    resources = dict(CPU=cpus, memory=1e9, **({} if gpus is None else dict(GPU=gpus)))
+    return dict(Alive=is_alive, Resources=resources)
+
+
+def test_one_machine_needs_all_resources_of_a_run():
+    nodes = [node(16.0), node(4.0, 2.0), node(4.0, 2.0), node(64.0, 8.0, is_alive=False)]
+    for cpus, gpus in ((16, 0), (4, 2), (0.5, 0.5), (0, 0)):
+        assert ray_engine._lacking_resources(nodes, dict(CPU=cpus, GPU=gpus)) is None
+    for cpus, gpus in ((17, 0), (5, 1), (1, 4)):
+        error = ray_engine._lacking_resources(nodes, dict(CPU=cpus, GPU=gpus))
+        assert '(16 cores and 0 GPUs; 4 cores and 2 GPUs)' in error
+        assert f'got {cpus} cores and {gpus} GPUs' in error
+
+
 def test_errors_of_tasks_are_raised(make_suite, run, monkeypatch):
     suite, store = make_suite({'a': PLAIN})
     monkeypatch.setattr(

@@ -107,6 +107,28 @@ def test_data_without_the_folds_of_the_suite_raise_before_the_first_run(tmp_path
     assert store.states() == []
 
 
+def test_missing_data_raise_before_the_first_run(tmp_path, monkeypatch):
+    config = tmp_path / 'c.py'
+    data = dict(
+        type='LGGDataset', data_root=str(tmp_path / 'x'), ann_file=str(tmp_path / 'train.csv')
+    )
+    config.write_text(f'train_dataloader = dict(dataset={data!r})\n')
+    runs = tuple(RunSpec('a', seed, str(config)) for seed in (0, 1))
+    suite = Suite('s', 's.py', 'Title', ('IoU',), (), runs, tmp_path)
+    store = SuiteStore.in_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'(?s)/x, .*/train\.csv\n.*2 runs: a\n.*lgg'):
+        run_suite(suite, store)
+    assert store.states() == []
+    (tmp_path / 'x').mkdir()
+    write_splits(tmp_path, dict(train=[SplitRow('a', 'a.png', 'a', 0, 'a.png')]), {})
+    with pytest.raises(FileNotFoundError, match=r'/x/a\.png\n'):
+        run_suite(suite, store)
+    (tmp_path / 'x' / 'a.png').touch()
+    monkeypatch.setattr(run, 'run_workers', lambda *_, **__: None)
+    run_suite(suite, store)
+    assert states(store) == [WAITING] * 2
+
+
 def test_failures_in_a_row_stop_a_worker(make_suite, script, monkeypatch):
     monkeypatch.setattr(worker, 'COMMAND', (script,))
     suite, store = make_suite({name: (None, {'fail': True}) for name in 'abc'})

@@ -6,11 +6,15 @@ import threading
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects.mysql.mariadb import MariaDBDialect
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateTable
 
 from mmkdml.experiments import SuiteStore
 from mmkdml.experiments.run_spec import RunSpec
 from mmkdml.experiments.suites.store import BLOCKED, DATABASE
+from mmkdml.experiments.suites.store.rows import Base
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 RUNS = [
@@ -323,6 +327,35 @@ def test_result_larger_than_a_packet_of_mysql_is_reported(store, monkeypatch):
     assert store.size_error(run, b'x' * 14_000) is None
     assert 'max_allowed_packet' in store.size_error(run, b'x' * 17_000)
     assert 'max_allowed_packet' in store.size_error(run, b'"' * 8_000)  # escaped
+
+
+@pytest.mark.parametrize('dialect', [mysql.dialect(), MariaDBDialect()])
+def test_mysql_distinguishes_names_by_case(dialect):
+    names = {'runs': {'name', 'teacher'}, 'suites': {'name'}, 'summaries': {'part', 'name'}}
+    assert Base.metadata.tables.keys() == names.keys()
+    for table in Base.metadata.sorted_tables:
+        lines = str(CreateTable(table).compile(dialect=dialect)).splitlines()
+        binary = {line.split()[0] for line in lines if 'COLLATE utf8mb4_bin' in line}
+        assert binary == names[table.name]
+        for other in (sqlite.dialect(), postgresql.dialect()):
+            assert 'COLLATE' not in str(CreateTable(table).compile(dialect=other))
+
+
+def test_names_that_differ_in_case_are_different_runs(store):
+    runs = [RunSpec(name, 0, 'c') for name in ('KD', 'kd')]
+    assert store.register(runs, {'KD': 'a: 1\n', 'kd': 'a: 2\n'}) == 2
+    assert store.settings_of('KD') == 'a: 1\n'
+
+
+def test_names_that_differ_in_case_are_refused_by_an_older_mysql(store, monkeypatch):
+    monkeypatch.setattr(store.engine.dialect, 'name', 'mysql')
+    collations = ['utf8mb4_general_ci', 'utf8mb4_bin']
+    monkeypatch.setattr(store, '_transaction', lambda *_: collations.pop(0))
+    with pytest.raises(ValueError, match=r'got KD, kd\. .*suite\.db.*--storage'):
+        store._check_case(['kd', 'a', 'KD'])
+    store._check_case(['kd', 'KD'])
+    store._check_case(['kd', 'a'])  # does not use the database
+    assert collations == []
 
 
 def test_password_is_not_in_messages():

@@ -4,15 +4,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from mmkdml.experiments import read_suite
 from mmkdml.experiments.database import UnavailableError
-from mmkdml.experiments.suites import worker
+from mmkdml.experiments.suites import run_queue, worker
 from mmkdml.experiments.suites.attempt import LOG, SPEC
 from mmkdml.experiments.suites.processes import this_host
 from mmkdml.experiments.suites.serialization import deserialize_result
@@ -175,27 +173,6 @@ def test_run_of_a_dead_worker_is_claimed_at_once(make_suite, make_worker):
     dead.wait()
     store.claim(store.states()[0], f'{this_host()}#{dead.pid}.1', 0.0)
     make_worker(suite, store).work()
-    assert states(store) == {'run/seed_0': DONE}
-
-
-def test_run_of_another_machine_is_claimed_after_the_grace_period(
-    make_suite, make_worker, monkeypatch
-):
-    now = [0.0]
-    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
-    monkeypatch.setattr(worker, 'time', clock)
-    suite, store = make_suite({'run': PLAIN})
-    store.claim(store.states()[0], 'elsewhere#1.1', 0.0)
-    one = make_worker(suite, store)
-    for _ in range(4):  # heartbeats over more than the grace period
-        assert not one._is_lost(store.states()[0])
-        now[0] += 0.9 * worker.GRACE_SECONDS
-        assert store.record_heartbeat(store.states()[0], 'elsewhere#1.1')
-    assert not one._is_lost(store.states()[0])
-    now[0] += 0.9 * worker.GRACE_SECONDS
-    assert not one._is_lost(store.states()[0])
-    now[0] += 0.2 * worker.GRACE_SECONDS
-    one.work()
     assert states(store) == {'run/seed_0': DONE}
 
 
@@ -410,7 +387,7 @@ def test_only_an_intact_result_of_the_lost_attempt_is_recorded(
     elif change is not None:
         content = json.loads((folder / SPEC).read_text())
         (folder / SPEC).write_text(json.dumps(content | {change: 'another'}))
-    monkeypatch.setattr(worker, 'is_dead', lambda _: True)
+    monkeypatch.setattr(run_queue, 'is_dead', lambda _: True)
     two = make_worker(suite, store)
     two.work()
     assert states(store) == {'run/seed_0': DONE}
@@ -448,21 +425,6 @@ def test_run_stops_if_its_folder_belongs_to_another_worker(make_suite, start, ou
     wait_for(lambda: 'run/seed_0 was claimed by another worker' in one.lines)
     one.stop.set()
     thread.join(300)
-
-
-def test_after_an_outage_others_have_time_for_a_heartbeat(make_suite, make_worker, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(worker, 'time', SimpleNamespace(monotonic=lambda: now[0], time=time.time))
-    suite, store = make_suite({'run': PLAIN})
-    store.claim(store.states()[0], 'elsewhere#1.1', 0.0)
-    one = make_worker(suite, store)
-    assert one._claim_next() is None
-    now[0] += 10 * worker.GRACE_SECONDS  # nobody could reach the database
-    assert one._claim_next() is None
-    for _ in range(5):
-        now[0] += worker.GRACE_SECONDS / 4
-        found = one._claim_next()
-    assert found is not None
 
 
 def test_claim_without_confirmation_is_executed(make_suite, make_worker):
@@ -520,3 +482,16 @@ def test_summary_is_stored_with_the_result(make_suite, make_worker):
         assert store.summaries(part) == {('a', 0): content}
     # The suite is read without the result.
     assert read_suite(suite, store).runs[0].measured['last'].summary.task == 'segmentation'
+
+
+def test_worker_reads_only_rows_that_it_needs(make_suite, make_worker, monkeypatch):
+    runs = {'teacher': PLAIN, 'bad': (None, {'fail': True}), 'student': ('teacher', {})}
+    suite, store = make_suite(runs)
+    one = make_worker(suite, store)
+    with monkeypatch.context() as patch:
+        for name in ('states', 'settings'):
+            patch.setattr(SuiteStore, name, lambda *_, **__: pytest.fail('all rows were read'))
+        one.work()
+    assert [*states(store).values()] == [DONE, FAILED, DONE]
+    content = json.loads((suite.work_dir / 'student/seed_0' / SPEC).read_text())
+    assert content['registered'] == '{"model": {}}'

@@ -6,9 +6,16 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from pydantic import FiniteFloat, TypeAdapter
+from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from mmkdml.experiments.run_spec import run_key
+
+
+def _name(length: int) -> sa.String:
+    # MySQL's default collations do not distinguish upper and lower case.
+    of_mysql = mysql.VARCHAR(length, collation='utf8mb4_bin')
+    return sa.String(length).with_variant(of_mysql, 'mysql', 'mariadb')
 
 
 class Base(DeclarativeBase):
@@ -20,10 +27,10 @@ class RunRow(Base):
 
     __tablename__ = 'runs'
 
-    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(_name(200), primary_key=True)
     seed: Mapped[int] = mapped_column(primary_key=True)
     position: Mapped[int]
-    teacher: Mapped[str | None] = mapped_column(sa.String(200))
+    teacher: Mapped[str | None] = mapped_column(_name(200))
     settings: Mapped[str] = mapped_column(sa.Text)
     state: Mapped[str] = mapped_column(sa.String(10), index=True)
     worker: Mapped[str | None] = mapped_column(sa.String(200))
@@ -39,7 +46,7 @@ class SuiteRow(Base):
 
     __tablename__ = 'suites'
 
-    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
+    name: Mapped[str] = mapped_column(_name(200), primary_key=True)
 
 
 class SummaryRow(Base):
@@ -47,8 +54,8 @@ class SummaryRow(Base):
 
     __tablename__ = 'summaries'
 
-    part: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
+    part: Mapped[str] = mapped_column(_name(40), primary_key=True)
+    name: Mapped[str] = mapped_column(_name(200), primary_key=True)
     seed: Mapped[int] = mapped_column(primary_key=True)
     content: Mapped[bytes] = mapped_column(sa.LargeBinary(1 << 30))
 
@@ -85,4 +92,24 @@ class RunState:
         return run_key(self.name, self.seed)
 
 
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs with the same name and state.
+
+    Attributes:
+        name: Name of the runs.
+        state: Their state.
+        runs: Number of runs.
+        timed: Number of runs whose duration is known.
+        seconds: Sum of these durations.
+    """
+
+    name: str
+    state: str
+    runs: int
+    timed: int
+    seconds: FiniteFloat
+
+
 STATE = TypeAdapter(RunState)
+GROUP = TypeAdapter(RunGroup)

@@ -12,19 +12,18 @@ from sqlalchemy.orm import Session
 from mmkdml.apis.run.settings import other_settings_error
 from mmkdml.commands import tool_command
 from mmkdml.experiments.run_spec import RunSpec, has_data_hashes, settings_changes
-from mmkdml.experiments.suites.store.rows import STATE, RunRow, RunState, SuiteRow, SummaryRow
-from mmkdml.experiments.suites.store.summaries import SummaryStore, replace_summary
+from mmkdml.experiments.suites.store.mysql_limits import MySQLLimits
+from mmkdml.experiments.suites.store.rows import RunRow, RunState, SuiteRow, SummaryRow
+from mmkdml.experiments.suites.store.summaries import replace_summary
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 DATABASE = 'suite.db'
 BLOCKED = 'its teacher '  # beginning of the error of a run whose teacher failed
 # The last lines of a log may contain long progress bars; MySQL's TEXT has 64 KiB.
 _ERROR_CHARACTERS = 10_000
-# Bytes that MySQL's drivers escape.
-_ESCAPED = [bytes([code]) for code in b'\0\n\r\x1a\'"\\']
 
 
-class SuiteStore(SummaryStore):
+class SuiteStore(MySQLLimits):
     """State and results of a suite's runs. Each change is one transaction.
 
     Args:
@@ -107,7 +106,8 @@ class SuiteStore(SummaryStore):
 
         Raises:
             ValueError: If a run is in the database with other settings or data; lists the
-                differences. If the database holds another suite.
+                differences. If the database holds another suite, or names differ only in case in a
+                database of MySQL from an earlier version.
         """
         if suite is not None:
             self._create_table(SuiteRow)
@@ -116,6 +116,7 @@ class SuiteStore(SummaryStore):
         columns = sa.select(RunRow.name, RunRow.seed, RunRow.settings)
         rows = self._transaction(lambda session: session.execute(columns).all())
         known = {(name, seed): text for name, seed, text in rows}
+        self._check_case({name for name, _ in known} | {run.name for run in runs})
         for run in runs:
             now = settings[run.name]
             before = known.get((run.name, run.seed), now)
@@ -138,31 +139,6 @@ class SuiteStore(SummaryStore):
         if self._add(lambda session: session.add_all(RunRow(**row) for row in new)):
             return len(new)
         return self.register(runs, settings)
-
-    def states(self, retry: bool = True) -> list[RunState]:
-        """Return the states of all runs, in the order of the suite.
-
-        Args:
-            retry: Retry while the database is unavailable.
-        """
-        fields = list(RunState.__dataclass_fields__)
-        columns = sa.select(*(getattr(RunRow, name) for name in fields))
-        statement = columns.order_by(RunRow.position, RunRow.name, RunRow.seed)
-        rows = self._transaction(lambda session: session.execute(statement).all(), retry)
-        try:
-            return [STATE.validate_python(row._asdict()) for row in rows]
-        except ValueError as error:
-            raise ValueError(f'Invalid row in {self.url}: {error}') from error
-
-    def settings(self) -> dict[str, str]:
-        """Return the settings text of each run by name."""
-        first = sa.select(RunRow.name, sa.func.min(RunRow.seed).label('seed')).group_by(RunRow.name)
-        of_first = first.subquery()
-        statement = sa.select(RunRow.name, RunRow.settings).join(
-            of_first, (RunRow.name == of_first.c.name) & (RunRow.seed == of_first.c.seed)
-        )
-        rows = self._transaction(lambda session: session.execute(statement).all())
-        return {str(name): text for name, text in rows}
 
     def claim(self, run: RunState, worker: str, now: float) -> bool:
         """Claim a run for a worker.
@@ -238,28 +214,6 @@ class SuiteStore(SummaryStore):
         )
         found = self._transaction(lambda session: session.execute(row).one())
         return tuple(found) == (state, worker)
-
-    def size_error(self, run: RunState, result: bytes) -> str | None:
-        """Return an error if a result is too large for a statement of MySQL or MariaDB.
-
-        Args:
-            run: State of the run.
-            result: The largest value of :meth:`finish`.
-        """
-        if self.engine.dialect.name not in ('mysql', 'mariadb'):
-            return None
-        packet = sa.text('SELECT @@max_allowed_packet')
-        limit = self._transaction(lambda session: session.scalar(packet)) or 0
-        size = len(result) + sum(map(result.count, _ESCAPED)) + 2048
-        if size <= limit:
-            return None
-        return (
-            f'Invalid result of {run.key}: expected at most max_allowed_packet of the database, '
-            f'{limit / 2**20:.1f} MiB, got {size / 2**20:.1f} MiB. Increase it (SET GLOBAL '
-            f'max_allowed_packet = {1 << max(size.bit_length(), 26)}, and in the configuration of '
-            'the server), and resume: the result is kept in the folder of the run, and is '
-            'recorded then'
-        )
 
     def release(self, run: RunState, worker: str) -> bool:
         """Release an unfinished run, so that others can claim it."""
