@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
@@ -70,8 +72,14 @@ def use_amp(config: Config) -> None:
     if torch.cuda.is_available():
         dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
         wrapper.update(type='AmpOptimWrapper', dtype=dtype)
-    else:
-        wrapper.type = 'mmkdml.CPUAmpOptimWrapper'
+        return
+    if not has_fast_bf16():
+        print_log(
+            '--amp only saves memory: bfloat16 is not faster than float32 on this CPU',
+            logger='current',
+            level=logging.WARNING,
+        )
+    wrapper.type = 'mmkdml.CPUAmpOptimWrapper'
 
 
 def use_fast(config: Config) -> None:

@@ -72,6 +72,15 @@ def test_dumped_config_can_be_loaded(monkeypatch, tmp_path, cuda, kind):
     assert OPTIM_WRAPPERS.get(left.optim_wrapper.type) is kind
 
 
+@pytest.mark.parametrize('fast', [False, True])
+def test_amp_warns_if_it_is_not_faster(monkeypatch, fast):
+    logged = []
+    monkeypatch.setattr(runs, 'print_log', lambda message, **_: logged.append(message))
+    monkeypatch.setattr(runs, 'has_fast_bf16', lambda: fast)
+    use_amp(load_config(DEMO))
+    assert ['not faster' in message for message in logged] == [True] * (not fast)
+
+
 def test_amp_with_another_optimizer_wrapper_raises():
     with pytest.raises(ValueError, match='--amp requires OptimWrapper, but the config has Mine'):
         use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
