@@ -69,4 +69,5 @@ def _bf16_speedup() -> float:
                 seconds[dtype] = min(seconds[dtype], time.thread_time() - start)
     finally:
         torch.set_num_threads(threads)
-    return seconds[torch.float32] / seconds[torch.bfloat16]
+    # Coarse clocks measure 0.
+    return seconds[torch.float32] / max(seconds[torch.bfloat16], 1e-9)
