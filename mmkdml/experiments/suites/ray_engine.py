@@ -63,6 +63,7 @@ def run_on_ray(
             access the database, or as :func:`~mmkdml.experiments.suites.run.run_suite`.
         ConnectionError: If there is no cluster at the address.
     """
+    _use_token()  # Ray reads it while it is imported
     ray = require('ray', extra='ray', purpose='--engine ray')
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     # A run without GPUs must not see those of others.
@@ -145,6 +146,17 @@ def _lacking_resources(
 
 def _resources_text(resources: Mapping[str, float]) -> str:
     return f'{resources["CPU"]:g} cores and {resources["GPU"]:g} GPUs'
+
+
+def _use_token() -> None:
+    """Authenticate with the token of this machine, if there is one.
+
+    `ray start` requires a token as soon as there is one, but `ray.init` with an address sends it
+    only in this mode. Clusters without tokens ignore it.
+    """
+    file = Path.home() / '.ray' / 'auth_token'
+    if os.environ.keys() & {'RAY_AUTH_TOKEN', 'RAY_AUTH_TOKEN_PATH'} or file.is_file():
+        os.environ.setdefault('RAY_AUTH_MODE', 'token')
 
 
 def _check_address(address: str) -> None:

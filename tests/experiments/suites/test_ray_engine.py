@@ -129,6 +129,31 @@ def test_cluster_that_cannot_be_reached_raises_at_once(no_ray, monkeypatch, sche
         run_on_ray(*no_ray)
 
 
+@pytest.mark.parametrize(
+    ('file', 'variables', 'mode'),
+    [
+        (False, {}, None),
+        (True, {}, 'token'),
+        (False, dict(RAY_AUTH_TOKEN='secret'), 'token'),
+        (False, dict(RAY_AUTH_TOKEN_PATH='/token'), 'token'),
+        (True, dict(RAY_AUTH_MODE='disabled'), 'disabled'),
+    ],
+)
+def test_token_of_this_machine_is_used(no_ray, monkeypatch, tmp_path, file, variables, mode):
+    for name in ('RAY_AUTH_MODE', 'RAY_AUTH_TOKEN', 'RAY_AUTH_TOKEN_PATH'):
+        monkeypatch.setenv(name, '')  # restored afterwards
+        monkeypatch.delenv(name)
+    for name, value in {'HOME': str(tmp_path / 'home'), **variables}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / 'home' / '.ray').mkdir(parents=True)
+    if file:
+        (tmp_path / 'home' / '.ray' / 'auth_token').write_text('secret')
+    suite, store = no_ray
+    store.mark_blocked(store.states()[0], 'failed')
+    run_on_ray(suite, store)
+    assert os.environ.get('RAY_AUTH_MODE') == mode
+
+
 def test_finished_suite_starts_no_cluster(no_ray):
     suite, store = no_ray
     store.mark_blocked(store.states()[0], 'failed')
