@@ -36,14 +36,16 @@ COMMANDS = {
     'power': [],
     'report': [],
 }
-# Runs a tool and writes its CPU seconds and peak memory to a file, also if it fails.
+# Runs a tool and writes its CPU seconds and peak memory to a file, also if it fails. Importing the
+# function from its package would import torch, which takes more than most tools.
+_MEMORY = ROOT / 'mmkdml/engine/memory.py'
 _MEASURED = """
 import atexit, runpy, sys, time
-out, *sys.argv = sys.argv[1:]
+out, memory, *sys.argv = sys.argv[1:]
 def record():
-    from mmkdml.engine.memory import peak_memory_mib
     seconds = time.process_time()
-    open(out, 'w').write(f'[{seconds}, {peak_memory_mib()}]')
+    peak = runpy.run_path(memory)['peak_memory_mib']()
+    open(out, 'w').write(f'[{seconds}, {peak}]')
 atexit.register(record)
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
@@ -227,7 +229,7 @@ def run_measured(folder: Path, command: list[str], seconds: float) -> CommandCos
     with output.open('w') as stdout:
         try:
             done = subprocess.run(
-                [sys.executable, '-c', _MEASURED, str(costs), *command],
+                [sys.executable, '-c', _MEASURED, str(costs), str(_MEMORY), *command],
                 cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(ROOT)},
                 stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=seconds,
             )  # fmt: skip

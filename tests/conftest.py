@@ -28,7 +28,9 @@ import torch.distributed
 from matplotlib.figure import Figure
 from mmengine import Config
 from mmengine.dataset import base_dataset
+from mmengine.hooks import runtime_info_hook
 from mmengine.registry import DefaultScope
+from mmengine.runner import runner
 from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
 
@@ -41,6 +43,9 @@ ROOT = Path(__file__).parents[1]
 # 0.3 s in the process of the tests. Processes started by tests do both.
 yapf_api.FormatCode, FORMAT_CODE = lambda text, **_: (text, True), yapf_api.FormatCode
 base_dataset.gc = SimpleNamespace(collect=lambda: 0)
+# It starts git for each checkpoint, and gcc for each run.
+runner.get_git_hash = runtime_info_hook.get_git_hash = functools.cache(runner.get_git_hash)
+runner.collect_env = functools.cache(runner.collect_env)
 
 # As runs on a CPU do: short steps spend much of their time on allocating memory.
 keep_freed_memory()

@@ -49,25 +49,35 @@ def render_page(template: str | Path, title: str, contents: Sequence[Link], **co
         **context: Variables of the template. Undefined ones are errors.
     """
     template = Path(template)
+    script = _asset('script.js')
+    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _environment(template.parent)
+        .get_template(template.name)
+        .render(
+            title=title,
+            contents=contents,
+            style=Markup(color_css() + _asset('style.css')),
+            script=Markup(script),
+            script_digest=digest,
+            version=__version__,
+            **context,
+        )
+    )
+
+
+@cache
+def _environment(folder: Path) -> Environment:
+    """Return the environment of the templates in a folder, which keeps compiled templates."""
     environment = Environment(
-        loader=FileSystemLoader([template.parent, _ASSETS]),
+        loader=FileSystemLoader([folder, _ASSETS]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= dict(number=number, compressed=compressed)
-    script = _asset('script.js')
-    digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template.name).render(
-        title=title,
-        contents=contents,
-        style=Markup(color_css() + _asset('style.css')),
-        script=Markup(script),
-        script_digest=digest,
-        version=__version__,
-        **context,
-    )
+    return environment
 
 
 def number(value: float, digits: int = 2, sign: bool = False) -> str:

@@ -12,12 +12,19 @@ def uninitialized(monkeypatch):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
 
 
-@pytest.fixture
-def recycled_noise(monkeypatch):
-    """Initialize weights from the same random numbers, each from another position."""
+@pytest.fixture(scope='session')
+def noise():
+    """Uniform and normal random numbers."""
     generator = torch.Generator().manual_seed(0)
     uniform = torch.empty(2**20).uniform_(-1, 1, generator=generator)
-    normal = torch.empty(2**20).normal_(generator=generator)
+    return uniform, torch.empty(2**20).normal_(generator=generator)
+
+
+@pytest.fixture
+def recycled_noise(noise, monkeypatch):
+    """Initialize weights from the same random numbers, each from another position."""
+    generator = torch.Generator().manual_seed(0)
+    uniform, normal = noise
 
     def fill(tensor, noise, scale):
         for part in tensor.detach().view(-1).split(2**19):

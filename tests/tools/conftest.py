@@ -1,9 +1,11 @@
 """Synthetic data, and tools that run on it in this process, which is faster, or in a new one."""
 
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,11 +30,34 @@ def subprocess_tool(*command, **environment):
 
 
 @pytest.fixture(scope='session')
-def data_options(tmp_path_factory):
+def once(tmp_path_factory):
+    """Return a function that returns a folder that only the first process of the tests fills."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+
+    def get(name, fill):
+        folder = base / name
+        with (base / f'{name}.lock').open('w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / 'filled').exists():
+                folder.mkdir()
+                fill(folder)
+                (folder / 'filled').touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope='session')
+def data_options(once):
     """``--cfg-options`` for 24 synthetic slices: 16 to train, 4 to validate, 4 to test."""
-    root = tmp_path_factory.mktemp('data')
-    source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
-    convert_lgg(source, root / 'splits')
+
+    def fill(root):
+        source = make_demo_data(root / 'kaggle_3m', patients=6, slices=4, size=64)
+        convert_lgg(source, root / 'splits')
+
+    root = once('data', fill)
+    source = root / 'kaggle_3m'
     return [
         f'{part}_dataloader.dataset.{key}={value}'
         for part in ('train', 'val', 'test')
@@ -53,14 +78,21 @@ def short(data_options):
 
 
 @pytest.fixture(scope='session')
-def trained(tmp_path_factory, short):
-    """Folder and process of a training started from the command line."""
-    folder = tmp_path_factory.mktemp('trained')
-    done = subprocess_tool(
-        ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', folder, '--cfg-options', *short
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done
+def trained(once, short):
+    """Folder and output of a training started from the command line."""
+
+    def fill(root):
+        folder = root / 'run'
+        done = subprocess_tool(
+            ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', folder, '--cfg-options', *short
+        )
+        assert done.returncode == 0, done.stderr
+        (root / 'stdout').write_text(done.stdout)
+        (root / 'stderr').write_text(done.stderr)
+
+    root = once('trained', fill)
+    output = SimpleNamespace(**{one: (root / one).read_text() for one in ('stdout', 'stderr')})
+    return root / 'run', output
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,7 @@
 """Tiny networks and batches of the tasks."""
 
+import copy
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,6 +161,20 @@ def method_settings(method):
 
 def compared(method, classes=3, **changes):
     """Classroom with the config of a method, but tiny networks."""
+    if changes:
+        return build_compared(method, classes, **changes)
+    built, state = built_once(method, classes, torch.get_rng_state().numpy().tobytes())
+    torch.set_rng_state(state)
+    return copy.deepcopy(built)
+
+
+@functools.cache
+def built_once(method, classes, state):
+    """Return what is built from a state of the random numbers, and their state afterwards."""
+    return build_compared(method, classes), torch.get_rng_state()
+
+
+def build_compared(method, classes, **changes):
     own = dict(
         members=compared_members(method, classes),
         frozen=dict(teacher=None),

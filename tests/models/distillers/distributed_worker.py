@@ -7,6 +7,7 @@ for most of them compare the images of a batch or bring batch norms along; and c
 weights change, whose gradients are compared with those of the whole batch in one process.
 """
 
+import copy
 import itertools
 import json
 import sys
@@ -93,7 +94,8 @@ def learns_long(task, _, style):
 
 def single_process(which):
     """Return gradients in float64, and weights before and after some steps."""
-    double, single = (build(*which) for _ in range(2))
+    single = build(*which)
+    double = copy.deepcopy(single)
     before = [parameter.detach().clone() for parameter in single.parameters()]
     found = gradients(double.double(), *batch(which[0]))
     return found, before, trained(single, single, which[0]) if learns_long(*which) else before
@@ -101,7 +103,8 @@ def single_process(which):
 
 def variant(which, rank, expected):
     part = slice(4 * rank, 4 * rank + 4)
-    double, single = (build(*which) for _ in range(2))
+    single = build(*which)
+    double = copy.deepcopy(single)
     found = gradients(
         MMDistributedDataParallel(double.double(), device_ids=None), *batch(which[0], part)
     )
