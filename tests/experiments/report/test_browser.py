@@ -275,9 +275,15 @@ def test_compressed_tables_are_inserted_sorted_and_filtered(open_page, large):
 def test_compressed_curves_are_drawn(open_page, large):
     page = open_page(address=large)
     curves = page.locator('#suite-1-curves ~ .stack > details').first
-    curves.locator('summary').first.click()
+    curves.locator('summary').first.press('Enter')
     chart = curves.locator('svg').first
-    chart.wait_for()
+    # Tables that are inserted above may move it out of view.
+    curves.evaluate("""async (curves) => {
+        for (let frame = 0; frame < 600 && !curves.querySelector('svg'); frame++) {
+            curves.scrollIntoView();
+            await new Promise(requestAnimationFrame);
+        }
+    }""")
     assert chart.bounding_box()['width'] > 100
     assert curves.locator('svg path, svg polyline').count() > 0
 
