@@ -102,6 +102,16 @@ def test_variances_of_a_finished_suite():
     assert found.case_sd == pytest.approx(10 * np.sqrt(2), rel=0.2)
 
 
+def test_case_variance_of_large_suites_is_a_mean_over_some_pairs(monkeypatch):
+    counts = simulated_counts(40, 3, 60)
+    every = measured_variances(counts, 'accuracy')
+    monkeypatch.setattr('mmkdml.statistics.power._MOST_PAIRS', 200)
+    some = measured_variances(counts, 'accuracy')
+    assert some.seed_sd == every.seed_sd
+    assert some.case_sd == pytest.approx(every.case_sd, rel=0.03)
+    assert some.case_sd != every.case_sd
+
+
 @pytest.mark.parametrize(('runs', 'seeds'), [(0, 1), (1, 3), (4, 1)])
 def test_variances_need_runs_and_seeds(runs, seeds):
     with pytest.raises(ValueError, match='two runs with two shared seeds.* --seed-sd'):
