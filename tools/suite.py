@@ -216,7 +216,7 @@ def resume(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> None:
     from mmkdml.experiments import progress
-    from mmkdml.experiments.suites.progress import state_table
+    from mmkdml.experiments.suites.execution.progress import state_table
 
     suite, store = open_suite(args, args.suite)
     states = store.states()

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mmkdml.experiments.report.html import write_report
     from mmkdml.experiments.report.tables import FORMS, build_table, render
     from mmkdml.experiments.run_spec import RunSpec
-    from mmkdml.experiments.suites.progress import progress
-    from mmkdml.experiments.suites.ray_engine import run_on_ray
+    from mmkdml.experiments.suites.execution.progress import progress
+    from mmkdml.experiments.suites.execution.ray_engine import run_on_ray
+    from mmkdml.experiments.suites.execution.run import run_suite
     from mmkdml.experiments.suites.read import read_suite
-    from mmkdml.experiments.suites.run import run_suite
     from mmkdml.experiments.suites.store import SuiteStore
     from mmkdml.experiments.suites.suite import Suite, load_suite
     from mmkdml.statistics.case_scores import case_scores
@@ -38,10 +38,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         '.report.html': ['write_report'],
         '.report.tables': ['FORMS', 'build_table', 'render'],
         '.run_spec': ['RunSpec'],
-        '.suites.progress': ['progress'],
-        '.suites.ray_engine': ['run_on_ray'],
+        '.suites.execution.progress': ['progress'],
+        '.suites.execution.ray_engine': ['run_on_ray'],
         '.suites.read': ['read_suite'],
-        '.suites.run': ['run_suite'],
+        '.suites.execution.run': ['run_suite'],
         '.suites.store': ['SuiteStore'],
         '.suites.suite': ['Suite', 'load_suite'],
         'mmkdml.console': ['in_words'],

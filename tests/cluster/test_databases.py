@@ -17,7 +17,7 @@ from postgresql import PASSWORD, PostgreSQL
 from suite_worker import HOLD
 
 from mmkdml.experiments import RunSpec, Suite, SuiteStore
-from mmkdml.experiments.suites.run_queue import RunQueue
+from mmkdml.experiments.suites.execution.run_queue import RunQueue
 from mmkdml.statistics.records import DONE, WAITING
 
 SCRIPT = Path(__file__).with_name('suite_worker.py')

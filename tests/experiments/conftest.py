@@ -11,11 +11,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from mmkdml.experiments.run_spec import RunSpec
-from mmkdml.experiments.suites.display import SuiteDisplay
+from mmkdml.experiments.suites.execution.display import SuiteDisplay
+from mmkdml.experiments.suites.execution.worker import Worker
 from mmkdml.experiments.suites.serialization import serialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
-from mmkdml.experiments.suites.worker import Worker
 from mmkdml.statistics.records import Measurement
 
 # Behaves as the options of its run specify, and writes a line for each execution.

@@ -16,8 +16,8 @@ from mmkdml.apis import load_config
 from mmkdml.datasets import convert_lgg
 from mmkdml.datasets.synthetic import make_demo_data
 from mmkdml.experiments import load_suite, read_suite
-from mmkdml.experiments.suites import worker
-from mmkdml.experiments.suites.execute import execute
+from mmkdml.experiments.suites.execution import worker
+from mmkdml.experiments.suites.execution.execute import execute
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.models.checkpoints import load_checkpoint_file

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmkdml.apis import load, load_config, load_weights, make_runner, publish
 from mmkdml.apis.export.source import load_source
 from mmkdml.experiments import RunSpec
-from mmkdml.experiments.suites.execute import execute
+from mmkdml.experiments.suites.execution.execute import execute
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.models.checkpoints import load_checkpoint_file
 

@@ -22,7 +22,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkdml.engine import CPUAmpOptimWrapper, LossBalanceHook
-from mmkdml.experiments.suites.execute import read_curves
+from mmkdml.experiments.suites.execution.execute import read_curves
 from mmkdml.models import Transfer
 
 FEATURES = Transfer('teacher', 'student', 'features', 0.5)

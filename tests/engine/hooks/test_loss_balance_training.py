@@ -23,7 +23,7 @@ from torch import nn
 from mmkdml.apis import load_config, make_runner
 from mmkdml.datasets import convert_lgg, make_demo_data
 from mmkdml.engine import CPUAmpOptimWrapper, LossBalanceHook
-from mmkdml.experiments.suites.execute import read_curves
+from mmkdml.experiments.suites.execution.execute import read_curves
 from mmkdml.models import Transfer
 
 DEMO = Path(__file__).parents[3] / 'configs' / 'demo' / 'kdml_v3_demo.py'

@@ -17,7 +17,7 @@ from typing import Any
 
 from mmkdml.console import in_words
 from mmkdml.experiments.database import UnavailableError
-from mmkdml.experiments.suites.attempt import (
+from mmkdml.experiments.suites.execution.attempt import (
     LOG,
     SPEC,
     attempt_of,
@@ -25,9 +25,9 @@ from mmkdml.experiments.suites.attempt import (
     read_attempt,
     write_attempt,
 )
-from mmkdml.experiments.suites.display import SuiteDisplay
-from mmkdml.experiments.suites.processes import failure_reason, stop_run, this_host
-from mmkdml.experiments.suites.run_queue import RunQueue
+from mmkdml.experiments.suites.execution.display import SuiteDisplay
+from mmkdml.experiments.suites.execution.processes import failure_reason, stop_run, this_host
+from mmkdml.experiments.suites.execution.run_queue import RunQueue
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 from mmkdml.experiments.suites.store import RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite

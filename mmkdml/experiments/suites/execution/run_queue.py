@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from mmkdml.experiments.run_spec import RunSpec, run_key
-from mmkdml.experiments.suites.processes import is_dead, this_host
+from mmkdml.experiments.suites.execution.processes import is_dead, this_host
 from mmkdml.experiments.suites.store import BLOCKED, RunState, SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from mmkdml.experiments import run_on_ray
-from mmkdml.experiments.suites import ray_engine, worker
+from mmkdml.experiments.suites.execution import ray_engine, worker
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 PLAIN = (None, {})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mmkdml.console import OverallProgress
 from mmkdml.experiments.database import UnavailableError
-from mmkdml.experiments.suites.progress import seconds_left, work_left
+from mmkdml.experiments.suites.execution.progress import seconds_left, work_left
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.names import ENSEMBLE

@@ -45,8 +45,8 @@ from mmkdml.experiments.run_spec import (
     settings_text,
     teacher_option,
 )
-from mmkdml.experiments.suites.fold_data import write_teachers
-from mmkdml.experiments.suites.processes import exit_when_stdin_closes
+from mmkdml.experiments.suites.execution.fold_data import write_teachers
+from mmkdml.experiments.suites.execution.processes import exit_when_stdin_closes
 from mmkdml.experiments.suites.serialization import RESULT, serialize_result
 from mmkdml.files import write_atomically
 from mmkdml.inspection import inspect_config, member_complexities

@@ -6,9 +6,9 @@ import pytest
 
 from mmkdml.datasets.splits import SplitRow, fold_rows, write_folds, write_splits
 from mmkdml.experiments import RunSpec, Suite, SuiteStore, run_suite
-from mmkdml.experiments.suites import run, worker
+from mmkdml.experiments.suites.execution import run, worker
+from mmkdml.experiments.suites.execution.run import run_workers
 from mmkdml.experiments.suites.fold_runs import fold_runs
-from mmkdml.experiments.suites.run import run_workers
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 
 

@@ -7,9 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from mmkdml.experiments.run_spec import RunSpec
-from mmkdml.experiments.suites import run_queue
+from mmkdml.experiments.suites.execution import run_queue
+from mmkdml.experiments.suites.execution.run_queue import GRACE_SECONDS, RunQueue
 from mmkdml.experiments.suites.fold_runs import fold_runs
-from mmkdml.experiments.suites.run_queue import GRACE_SECONDS, RunQueue
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.store.rows import RunRow
 from mmkdml.experiments.suites.suite import Suite

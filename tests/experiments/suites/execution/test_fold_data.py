@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmkdml.datasets.splits import SplitRow, fold_rows, read_split, write_folds, write_splits
-from mmkdml.experiments.suites.fold_data import check_folds, write_teachers
+from mmkdml.experiments.suites.execution.fold_data import check_folds, write_teachers
 
 ROWS = [SplitRow(f'{g}{i}', f'{g}/{i}.tif', g, i % 2) for g in 'abcdefgh' for i in range(3)]
 

@@ -3,7 +3,7 @@ from mmengine.config import Config
 
 from mmkdml.datasets import needed_files
 from mmkdml.experiments.run_spec import RunSpec
-from mmkdml.experiments.suites.missing_data import DataCheck
+from mmkdml.experiments.suites.execution.missing_data import DataCheck
 from mmkdml.experiments.suites.store import SuiteStore
 
 RUNS = [RunSpec(name, seed, 'c') for seed in (0, 1) for name in 'abcde']

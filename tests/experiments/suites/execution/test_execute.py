@@ -11,8 +11,8 @@ from mmkdml.datasets.splits import SplitRow, fold_rows, write_folds
 from mmkdml.datasets.synthetic import make_demo_data
 from mmkdml.experiments import RunSpec
 from mmkdml.experiments.run_spec import run_config, settings_text
-from mmkdml.experiments.suites import execute as execution
-from mmkdml.experiments.suites.execute import SETTINGS, execute, read_curves
+from mmkdml.experiments.suites.execution import execute as execution
+from mmkdml.experiments.suites.execution.execute import SETTINGS, execute, read_curves
 from mmkdml.experiments.suites.fold_runs import fold_runs
 from mmkdml.experiments.suites.serialization import RESULT, deserialize_result
 

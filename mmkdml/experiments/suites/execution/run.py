@@ -12,12 +12,16 @@ import torch
 
 from mmkdml.experiments.database import UnavailableError
 from mmkdml.experiments.run_spec import run_config, settings_text
-from mmkdml.experiments.suites.display import SuiteDisplay
-from mmkdml.experiments.suites.fold_data import check_folds
-from mmkdml.experiments.suites.missing_data import DataCheck
+from mmkdml.experiments.suites.execution.display import SuiteDisplay
+from mmkdml.experiments.suites.execution.fold_data import check_folds
+from mmkdml.experiments.suites.execution.missing_data import DataCheck
+from mmkdml.experiments.suites.execution.worker import (
+    MAX_FAILURES,
+    ConsecutiveFailuresError,
+    Worker,
+)
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
-from mmkdml.experiments.suites.worker import MAX_FAILURES, ConsecutiveFailuresError, Worker
 from mmkdml.statistics.records import RUNNING, WAITING
 
 _JOIN_SECONDS = 0.2

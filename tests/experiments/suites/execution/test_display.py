@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from mmkdml.experiments.suites.display import SuiteDisplay, test_score
+from mmkdml.experiments.suites.execution.display import SuiteDisplay, test_score
 from mmkdml.statistics.records import Measurement
 
 test_score.__test__ = False  # not a test

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmkdml.experiments import progress
-from mmkdml.experiments.suites.progress import seconds_left, state_table, work_left
+from mmkdml.experiments.suites.execution.progress import seconds_left, state_table, work_left
 from mmkdml.experiments.suites.store import RunGroup, RunState
 from mmkdml.statistics.records import DONE, FAILED, RUNNING, WAITING
 

@@ -10,13 +10,13 @@ import pytest
 
 from mmkdml.experiments import read_suite
 from mmkdml.experiments.database import UnavailableError
-from mmkdml.experiments.suites import run_queue, worker
-from mmkdml.experiments.suites.attempt import LOG, SPEC
-from mmkdml.experiments.suites.processes import this_host
+from mmkdml.experiments.suites.execution import run_queue, worker
+from mmkdml.experiments.suites.execution.attempt import LOG, SPEC
+from mmkdml.experiments.suites.execution.processes import this_host
+from mmkdml.experiments.suites.execution.worker import ConsecutiveFailuresError
 from mmkdml.experiments.suites.serialization import deserialize_result
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.summaries import summarize_result
-from mmkdml.experiments.suites.worker import ConsecutiveFailuresError
 from mmkdml.statistics.records import DONE, FAILED, WAITING
 
 PLAIN = (None, {})

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkdml.experiments.database import RETRY_SECONDS
-from mmkdml.experiments.suites.display import SuiteDisplay
-from mmkdml.experiments.suites.run import register_suite, run_workers
+from mmkdml.experiments.suites.execution.display import SuiteDisplay
+from mmkdml.experiments.suites.execution.run import register_suite, run_workers
 from mmkdml.experiments.suites.store import SuiteStore
 from mmkdml.experiments.suites.suite import Suite
 from mmkdml.optional import require
@@ -40,7 +40,7 @@ def run_on_ray(
     All nodes need the same packages, the working directory and the folder of the suite under the
     same paths, and access to the database. If a node is lost, Ray starts its runs on others, where
     they resume from their newest checkpoints after
-    :data:`~mmkdml.experiments.suites.run_queue.GRACE_SECONDS`.
+    :data:`~mmkdml.experiments.suites.execution.run_queue.GRACE_SECONDS`.
 
     Args:
         suite: The suite.
@@ -60,7 +60,7 @@ def run_on_ray(
         KeyboardInterrupt: If SIGINT (Ctrl-C) or SIGTERM stopped the runs. They can be resumed.
         FileNotFoundError: If data of a waiting run do not exist.
         ValueError: If Ray is not installed, no node has the cores and GPUs of a run, a node cannot
-            access the database, or as :func:`~mmkdml.experiments.suites.run.run_suite`.
+            access the database, or as :func:`~mmkdml.experiments.suites.execution.run.run_suite`.
         ConnectionError: If there is no cluster at the address.
     """
     _use_token()  # Ray reads it while it is imported

@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
-from mmkdml.experiments.suites import processes
-from mmkdml.experiments.suites.processes import failure_reason, is_dead, this_host
+from mmkdml.experiments.suites.execution import processes
+from mmkdml.experiments.suites.execution.processes import failure_reason, is_dead, this_host
 
 
 def test_exited_process_of_this_machine_is_dead():
@@ -46,7 +46,7 @@ def test_failure_reason_is_end_of_log_and_signal(tmp_path, log, code, expected):
 def test_run_exits_when_its_worker_is_killed():
     run_code = textwrap.dedent("""
         import signal
-        from mmkdml.experiments.suites.processes import exit_when_stdin_closes
+        from mmkdml.experiments.suites.execution.processes import exit_when_stdin_closes
         exit_when_stdin_closes()
         signal.signal(signal.SIGALRM, lambda *_: print('still alive', flush=True))
         signal.alarm(300)

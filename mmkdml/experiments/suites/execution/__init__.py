@@ -1,0 +1,1 @@
+"""Execution of suites: workers, the queue of runs, their processes, and Ray."""
