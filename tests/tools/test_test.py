@@ -120,10 +120,11 @@ def test_augmented_test_is_recorded_apart_from_the_plain_one(checkpoint, tool, s
             counts[name] += Counter(
                 both=int((truth & predicted).sum()), any=int((truth | predicted).sum())
             )
+    # On some processors, a batch of several images is rounded differently: a pixel in a thousand.
+    expected = {name: 100 * one['both'] / one['any'] for name, one in counts.items()}
     found = dict(zip(both.member[4:], both.value[4:], strict=True))
-    assert found == pytest.approx(
-        {name: 100 * one['both'] / one['any'] for name, one in counts.items()}
-    )
+    assert found == pytest.approx(expected, rel=0.005)
+    assert expected != pytest.approx(dict(zip(plain.member, plain.value, strict=True)), rel=0.02)
     assert min(found.values()) > 0
 
 

@@ -101,8 +101,11 @@ def test_training_reduces_the_losses(method, tiny, teachers):
     distiller, batches = distiller_and_batches(method, tiny, teachers)
     first, last = train(distiller, batches, tiny)
     (supervised,) = (key for key in first if 'loss' in key and 'loss_from' not in key)
-    # Channel-wise distillation of logits, which prevails in MGD, is blind to their level.
-    assert last[supervised] < (0.95 if method == 'mgd_segmentation' else 0.8) * first[supervised]
+    # LSKD with DKD prevails and first raises it; by how much depends on the processor.
+    if method != 'lskd_dkd_classification':
+        # Channel-wise distillation of logits, which prevails in MGD, is blind to their level.
+        bound = 0.95 if method == 'mgd_segmentation' else 0.8
+        assert last[supervised] < bound * first[supervised]
     assert tiny.optimized(last) < 0.8 * tiny.optimized(first)
 
 
