@@ -41,6 +41,7 @@ class Noise(Dataset):
     def __init__(self):
         self.loaded = []
         self.stalled = None  # Process to send SIGTERM to once, instead of loading samples.
+        self.most = None  # Number of samples after which a worker hangs.
 
     def __len__(self):
         return SAMPLES
@@ -51,6 +52,8 @@ class Noise(Dataset):
             worker = get_worker_info()
             if worker is None or worker.id == 0:  # A second signal could come after the run.
                 os.kill(self.stalled, signal.SIGTERM)
+            signal.pause()
+        if self.most is not None and len(self.loaded) > self.most:
             signal.pause()
         drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
         return dict(inputs=torch.tensor([index, *drawn]))
