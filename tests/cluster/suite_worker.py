@@ -30,7 +30,7 @@ def work(url, folder, runs='ab', name='suite', fail=False, retry_seconds=600, re
     import pandas as pd
 
     from mmkdml.experiments import RunSpec, Suite, SuiteStore
-    from mmkdml.experiments.suites import worker
+    from mmkdml.experiments.suites.execution import worker
     from mmkdml.experiments.suites.execution.run import run_workers
     from mmkdml.experiments.suites.serialization import serialize_result
     from mmkdml.statistics.records import Measurement

@@ -42,7 +42,7 @@ def run_tool(log: Path, command: list[str], limit: int | None, nan_index: int | 
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if nan_index is not None:
-        from mmkdml.experiments.suites import worker
+        from mmkdml.experiments.suites.execution import worker
 
         set_to_nan(nan_index)
         worker.COMMAND = (__file__, str(nan_index))  # for the processes of suite runs
@@ -240,7 +240,7 @@ def processes() -> dict[int, tuple[int, str]]:
 
 if __name__ == '__main__':
     from mmkdml import apis
-    from mmkdml.experiments.suites import execute
+    from mmkdml.experiments.suites.execution import execute
 
     set_to_nan(int(sys.argv.pop(1)))
     apis.run_tool(execute.main)
