@@ -39,7 +39,7 @@ def has_fast_bf16() -> bool:
 
     This needs instructions for bfloat16 (AMX or AVX512), and enough units for them: without AMX,
     Sapphire Rapids multiplies bfloat16 at half the speed of float32, a Zen 4 at twice its speed.
-    Therefore a convolution is timed, which takes 20 ms.
+    Therefore a convolution is timed, which takes about 30 ms.
 
     Returns:
         False if PyTorch does not know the instructions of this CPU.
